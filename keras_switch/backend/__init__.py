@@ -1,0 +1,18 @@
+"""The few operations that `keras.ops` lacks, one file per Keras backend."""
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from keras_switch.backend.tensorflow import gather_rows
+    from keras_switch.backend.tensorflow import grouped_matmul
+elif keras.backend.backend() == "jax":
+    from keras_switch.backend.jax import gather_rows
+    from keras_switch.backend.jax import grouped_matmul
+else:
+    raise ImportError(
+        "keras_switch runs on Keras's TensorFlow and JAX backends. Received: "
+        f"KERAS_BACKEND={keras.backend.backend()}. Set KERAS_BACKEND=tensorflow or "
+        "KERAS_BACKEND=jax before importing keras."
+    )
+
+__all__ = ["gather_rows", "grouped_matmul"]

@@ -1,0 +1,167 @@
+"""Operations for the TensorFlow backend."""
+
+import tensorflow as tf
+from keras import ops
+from tensorflow.python.ops import control_flow_util
+
+# Outside XLA one graph node a matrix is fastest; a loop over chunks bounds the graph.
+CHUNK = 64
+# Rows that one step of the XLA loop multiplies: two passes of a 128 x 128 matrix unit.
+BLOCK = 256
+
+
+def gather_rows(x, indices):
+    """Gathers `x[g, indices[g, m]]`: `(G, N, D)` and `(G, M)` give `(G, M, D)`."""
+    return tf.gather(x, indices, axis=1, batch_dims=1)
+
+
+def grouped_matmul(rows, kernels, group_sizes):
+    """Multiplies rows sorted by expert with that expert's matrix.
+
+    The cost follows the number of rows, and hardly the number of experts. Under XLA
+    all shapes are static; outside it each expert's rows are multiplied in one piece.
+
+    Args:
+        rows: Tensor of shape `(N, D)`, the rows of expert 0 first, then those of
+            expert 1, and so on.
+        kernels: Tensor of shape `(E, D, F)`, with the dtype of `rows`.
+        group_sizes: Integer tensor of shape `(E,)`: how many rows each expert has.
+            Their sum is at most `N`.
+
+    Returns:
+        Tensor of shape `(N, F)`. Rows past the sum of `group_sizes` give zeros.
+    """
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        multiply, outer = _blocked_matmul, _blocked_outer
+    else:
+        multiply, outer = _split_matmul, _split_outer
+    sizes = tf.cast(group_sizes, tf.int32)
+    rows, kernels = tf.convert_to_tensor(rows), tf.convert_to_tensor(kernels)
+
+    @tf.custom_gradient
+    def function(rows, kernels):
+        def gradient(upstream):
+            d_rows = multiply(upstream, kernels, sizes, transpose=True)
+            return d_rows, outer(rows, upstream, sizes)
+
+        return multiply(rows, kernels, sizes, transpose=False), gradient
+
+    return function(rows, kernels)
+
+
+def _chunked(function, num_experts, sizes, element_shape, dtype):
+    """Concatenates `function(first expert, count, first row)` over chunks of experts."""
+    num_chunks = num_experts // CHUNK
+    if num_experts <= CHUNK:
+        return function(0, num_experts, 0)
+    starts = tf.cumsum(sizes, exclusive=True)
+    pieces = tf.TensorArray(dtype, num_chunks, infer_shape=False, element_shape=element_shape)
+
+    def body(chunk, pieces):
+        first = chunk * CHUNK
+        return chunk + 1, pieces.write(chunk, function(first, CHUNK, starts[first]))
+
+    _, pieces = tf.while_loop(lambda chunk, _: chunk < num_chunks, body, (0, pieces))
+    last = num_chunks * CHUNK
+    if last == num_experts:
+        return pieces.concat()
+    tail = function(last, num_experts - last, starts[last])
+    return tf.concat([pieces.concat(), tail], 0)
+
+
+def _split(rows, sizes, start):
+    """Splits the rows from `start` on into one piece for each of `sizes`."""
+    return tf.split(rows[start : start + tf.reduce_sum(sizes)], sizes)
+
+
+def _split_matmul(rows, kernels, sizes, transpose):
+    """One matmul an expert, each over all of its rows."""
+
+    def chunk(first, count, start):
+        pieces = _split(rows, tf.ensure_shape(sizes[first : first + count], (count,)), start)
+        kernels_chunk = tf.ensure_shape(kernels[first : first + count], (count, None, None))
+        products = [
+            tf.matmul(piece, kernel, transpose_b=transpose)
+            for piece, kernel in zip(pieces, tf.unstack(kernels_chunk))
+        ]
+        return tf.concat(products, 0)
+
+    width = kernels.shape[1 if transpose else 2]
+    products = _chunked(chunk, kernels.shape[0], sizes, (None, width), rows.dtype)
+    missing = tf.shape(rows)[0] - tf.reduce_sum(sizes)
+    return tf.ensure_shape(tf.pad(products, [[0, missing], [0, 0]]), (rows.shape[0], width))
+
+
+def _split_outer(rows, upstream, sizes):
+    """The gradient of the kernels: each expert's rows, transposed, times its upstream."""
+
+    def chunk(first, count, start):
+        sizes_chunk = tf.ensure_shape(sizes[first : first + count], (count,))
+        pairs = zip(_split(rows, sizes_chunk, start), _split(upstream, sizes_chunk, start))
+        return tf.stack([tf.matmul(x, dy, transpose_a=True) for x, dy in pairs])
+
+    shape = (None, rows.shape[1], upstream.shape[1])
+    return _chunked(chunk, sizes.shape[0], sizes, shape, rows.dtype)
+
+
+def _blocks(num_rows, sizes):
+    """Cuts each expert's rows into blocks: `(size, count, expert, start, end)` of them.
+
+    A block may run past its expert's last row, `end`. The next block starts there.
+    """
+    size = min(BLOCK, num_rows)
+    ends = tf.cumsum(sizes)
+    last_blocks = tf.cumsum(-(-sizes // size))
+    block = tf.range(-(-num_rows // size) + min(sizes.shape[0], num_rows))
+    expert = tf.searchsorted(last_blocks, block, side="right")
+    expert = tf.minimum(expert, sizes.shape[0] - 1)
+    left = tf.gather(last_blocks, expert) - block
+    end = tf.gather(ends, expert)
+    blocks_of_expert = -(-tf.gather(sizes, expert) // size)
+    start = end - tf.gather(sizes, expert) + (blocks_of_expert - left) * size
+    return size, last_blocks[-1], expert, start, end
+
+
+def _read(x, start, size):
+    """`x[start : start + size]` for a static size."""
+    rest = [0] * (x.shape.rank - 1)
+    return tf.slice(x, [start, *rest], [size, *x.shape[1:]])
+
+
+def _write(x, value, start):
+    """`x` with `value` at `x[start : start + len(value)]`."""
+    return ops.slice_update(x, [start, *[0] * (x.shape.rank - 1)], value)
+
+
+def _blocked_matmul(rows, kernels, sizes, transpose):
+    """A loop over blocks of rows; what a block writes past its expert is overwritten."""
+    num_rows, width = rows.shape[0], kernels.shape[1 if transpose else 2]
+    size, count, expert, start, _ = _blocks(num_rows, sizes)
+    padded = tf.pad(rows, [[0, size], [0, 0]])
+
+    def body(block, products):
+        piece = _read(padded, start[block], size)
+        product = tf.matmul(piece, _read(kernels, expert[block], 1)[0], transpose_b=transpose)
+        return block + 1, _write(products, product, start[block])
+
+    products = tf.zeros((num_rows + size, width), rows.dtype)
+    _, products = tf.while_loop(lambda block, _: block < count, body, (0, products))
+    real = tf.range(num_rows)[:, None] < tf.reduce_sum(sizes)
+    return tf.where(real, products[:num_rows], tf.zeros((), rows.dtype))
+
+
+def _blocked_outer(rows, upstream, sizes):
+    """The gradient of the kernels, summed over blocks in float32."""
+    size, count, expert, start, end = _blocks(rows.shape[0], sizes)
+    rows, upstream = (tf.pad(x, [[0, size], [0, 0]]) for x in (rows, upstream))
+
+    def body(block, kernels):
+        real = start[block] + tf.range(size)[:, None] < end[block]
+        piece = tf.where(real, _read(rows, start[block], size), tf.zeros((), rows.dtype))
+        product = tf.matmul(piece, _read(upstream, start[block], size), transpose_a=True)
+        product = tf.cast(product, tf.float32) + _read(kernels, expert[block], 1)[0]
+        return block + 1, _write(kernels, product[None], expert[block])
+
+    kernels = tf.zeros((sizes.shape[0], rows.shape[1], upstream.shape[1]), tf.float32)
+    _, kernels = tf.while_loop(lambda block, _: block < count, body, (0, kernels))
+    return tf.cast(kernels, upstream.dtype)

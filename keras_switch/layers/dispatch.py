@@ -1,0 +1,209 @@
+"""From tokens to the experts' slots and back: a plan in integers, then gathers.
+
+An *entry* is one choice of one token: entry `k * S + s` of a group is choice `k` of
+token `s`, so every first choice comes before any second one. A *slot* is one row of
+an expert's buffer: slot `e * C + c`. Entries and slots are inverse maps, so the
+gradient of each gather is the other gather, and nothing is ever scattered.
+"""
+
+import functools
+import typing
+
+from keras import ops
+
+from keras_switch import backend
+
+
+class Plan(typing.NamedTuple):
+    """Inverse integer maps between entries and slots, -1 for none.
+
+    Attributes:
+        slots_GKS: The slot of each entry.
+        entries_GN: The entry of each slot, `N` slots.
+        counts_GE: Slots that each expert fills.
+    """
+
+    slots_GKS: typing.Any
+    entries_GN: typing.Any
+    counts_GE: typing.Any
+
+
+def _take(x_GN, indices_GM):
+    """Batched gather of integers."""
+    return backend.gather_rows(x_GN[..., None], indices_GM)[..., 0]
+
+
+def sort_by_expert(experts_GN, num_experts, gates_GKS=None):
+    """Sorts entries by expert, earlier (or likelier) entries first.
+
+    Args:
+        experts_GN: int32 tensor. The expert of each entry, `num_experts` for none.
+        num_experts: int.
+        gates_GKS: Optional float tensor. Within one choice, entries with larger gates
+            come first. Without it, earlier ones.
+
+    Returns:
+        `order_GN`, the entries in sorted order; `ranks_GN`, its inverse;
+        `counts_GE`, entries of each expert; and `starts_GE`, the rank of its first.
+    """
+    num_entries = ops.shape(experts_GN)[1]
+    index_N = ops.arange(num_entries, dtype="int32")
+    # Keys are unique, so no sort has to be stable.
+    if gates_GKS is None:
+        order_GN = ops.sort(experts_GN * num_entries + index_N, axis=-1) % num_entries
+    else:
+        shape = ops.shape(gates_GKS)
+        first_N = ops.reshape(ops.arange(shape[1], dtype="int32") * shape[2], (1, -1, 1))
+        likeliest_GKS = ops.cast(ops.argsort(-gates_GKS, axis=-1), "int32") + first_N
+        likeliest_GN = ops.reshape(likeliest_GKS, ops.shape(experts_GN))
+        keys_GN = _take(experts_GN, likeliest_GN) * num_entries + index_N
+        order_GN = _take(likeliest_GN, ops.sort(keys_GN, axis=-1) % num_entries)
+    ranks_GN = ops.cast(ops.argsort(order_GN, axis=-1), "int32")
+    is_expert_GNE = experts_GN[..., None] == ops.arange(num_experts, dtype="int32")
+    counts_GE = ops.sum(ops.cast(is_expert_GNE, "int32"), axis=1)
+    starts_GE = ops.cumsum(counts_GE, axis=-1) - counts_GE
+    return order_GN, ranks_GN, counts_GE, starts_GE
+
+
+def positions(experts_GN, num_experts, gates_GKS=None):
+    """The place of each entry in its expert's queue, and the entries in sorted order."""
+    order_GN, ranks_GN, counts_GE, starts_GE = sort_by_expert(experts_GN, num_experts, gates_GKS)
+    queue_GN = ops.minimum(experts_GN, num_experts - 1)
+    return ranks_GN - _take(starts_GE, queue_GN), order_GN, counts_GE, starts_GE
+
+
+def _entries(order_GN, starts_GE, counts_GE, capacity):
+    """The entry of each of `E * C` slots, given entries sorted by expert."""
+    slot_C = ops.arange(capacity, dtype="int32")
+    ranks_GEC = starts_GE[..., None] + slot_C
+    filled_GEC = slot_C < counts_GE[..., None]
+    shape = ops.shape(starts_GE)
+    ranks_GN = ops.reshape(ops.where(filled_GEC, ranks_GEC, 0), (shape[0], -1))
+    filled_GN = ops.reshape(filled_GEC, (shape[0], -1))
+    return ops.where(filled_GN, _take(order_GN, ranks_GN), -1)
+
+
+def plan(experts_GSK, mask_GS, num_experts, capacity, gates_GSK=None):
+    """Gives each token slots of its experts while they have room.
+
+    Args:
+        experts_GSK: int32 tensor. The chosen experts of each token.
+        mask_GS: bool tensor. False tokens take no slot.
+        num_experts: int.
+        capacity: int or int32 scalar tensor. Slots of each expert.
+        gates_GSK: Optional float tensor. When given, likelier tokens get the slots,
+            otherwise earlier ones.
+
+    Returns:
+        A `Plan`.
+    """
+    experts_GSK = ops.where(mask_GS[..., None], experts_GSK, num_experts)
+    experts_GKS = ops.transpose(experts_GSK, (0, 2, 1))
+    shape = ops.shape(experts_GKS)
+    experts_GN = ops.reshape(experts_GKS, (shape[0], -1))
+    gates_GKS = None if gates_GSK is None else ops.transpose(gates_GSK, (0, 2, 1))
+    position_GN, order_GN, counts_GE, starts_GE = positions(experts_GN, num_experts, gates_GKS)
+    kept_GN = (position_GN < capacity) & (experts_GN < num_experts)
+    slots_GN = ops.where(kept_GN, experts_GN * capacity + position_GN, -1)
+    counts_GE = ops.minimum(counts_GE, capacity)
+    entries_GN = _entries(order_GN, starts_GE, counts_GE, capacity)
+    return Plan(ops.reshape(slots_GN, shape), entries_GN, counts_GE)
+
+
+def plan_with_rerouting(choices_GSK, mask_GS, num_experts, capacity, gates_GSK=None):
+    """No-Token-Left-Behind: who finds no room tries its next choice.
+
+    Args:
+        choices_GSK: int32 tensor. The experts that each token tries, in this order.
+        mask_GS: bool tensor. False tokens take no slot.
+        num_experts: int.
+        capacity: int or int32 scalar tensor. Slots of each expert.
+        gates_GSK: Optional float tensor, as in `plan`.
+
+    Returns:
+        A `Plan` with one entry a token, and the expert of each token, `(G, S, 1)`.
+
+    Reference:
+    - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), appendix B
+    """
+    experts_GS = ops.where(mask_GS, choices_GSK[..., 0], num_experts)
+    slots_GS = ops.full_like(experts_GS, -1)
+    filled_GE = ops.zeros_like(ops.sum(experts_GS, axis=1, keepdims=True)) + ops.zeros(
+        (num_experts,), "int32"
+    )
+    for stage in range(choices_GSK.shape[-1]):
+        waiting_GS = mask_GS & (slots_GS < 0)
+        tried_GS = ops.where(waiting_GS, choices_GSK[..., stage], num_experts)
+        gates_G1S = None if gates_GSK is None else gates_GSK[:, None, :, stage]
+        place_GS, _, counts_GE, _ = positions(tried_GS, num_experts, gates_G1S)
+        place_GS = place_GS + _take(filled_GE, ops.minimum(tried_GS, num_experts - 1))
+        placed_GS = waiting_GS & (place_GS < capacity)
+        slots_GS = ops.where(placed_GS, tried_GS * capacity + place_GS, slots_GS)
+        experts_GS = ops.where(placed_GS, tried_GS, experts_GS)
+        filled_GE = ops.minimum(filled_GE + counts_GE, capacity)
+    last = num_experts * capacity + ops.arange(ops.shape(slots_GS)[1], dtype="int32")
+    order_GS = ops.cast(ops.argsort(ops.where(slots_GS < 0, last, slots_GS), axis=-1), "int32")
+    starts_GE = ops.cumsum(filled_GE, axis=-1) - filled_GE
+    entries_GN = _entries(order_GS, starts_GE, filled_GE, capacity)
+    return Plan(slots_GS[:, None], entries_GN, filled_GE), experts_GS[..., None]
+
+
+def plan_dropless(experts_GSK, mask_GS, num_experts):
+    """Sorts the entries of all groups by expert; every real token has its place.
+
+    Args:
+        experts_GSK: int32 tensor. The chosen experts of each token.
+        mask_GS: bool tensor. False tokens come last, after every expert's.
+        num_experts: int.
+
+    Returns:
+        A `Plan` of one group that holds the tokens of all of them.
+    """
+    experts_GSK = ops.where(mask_GS[..., None], experts_GSK, num_experts)
+    num_selected = experts_GSK.shape[-1]
+    experts_KT = ops.transpose(ops.reshape(experts_GSK, (-1, num_selected)))
+    order_1N, ranks_1N, counts_1E, _ = sort_by_expert(
+        ops.reshape(experts_KT, (1, -1)), num_experts
+    )
+    return Plan(ops.reshape(ranks_1N, (1, num_selected, -1)), order_1N, counts_1E)
+
+
+def _rows(x_GND, indices_GM):
+    """`x[g, indices[g, m]]`, zeros where the index is -1."""
+    rows_GMD = backend.gather_rows(x_GND, ops.maximum(indices_GM, 0))
+    return ops.where(indices_GM[..., None] >= 0, rows_GMD, ops.zeros((), rows_GMD.dtype))
+
+
+def _gather(x_GND, indices_GM, inverse_GKN):
+    """Gathers rows; the gradient gathers by the inverse map and sums over K."""
+
+    @ops.custom_gradient
+    def function(x_GND):
+        def gradient(*args, upstream=None):
+            upstream_GMD = args[0] if upstream is None else upstream
+            copies = [_rows(upstream_GMD, inverse) for inverse in ops.unstack(inverse_GKN, axis=1)]
+            return functools.reduce(ops.add, copies)
+
+        return _rows(x_GND, indices_GM), gradient
+
+    return function(x_GND)
+
+
+def dispatch(x_GSD, plan):
+    """Fills the slots: `(G, S, D)` tokens give `(G, N, D)`, zeros in empty slots."""
+    group_size = ops.shape(x_GSD)[1]
+    empty_GN = plan.entries_GN < 0
+    tokens_GN = ops.where(empty_GN, -1, plan.entries_GN % group_size)
+    return _gather(x_GSD, tokens_GN, plan.slots_GKS)
+
+
+def combine(x_GND, plan, gates_GSK):
+    """Sums each token's slots times its gates; a token without a slot gets zeros."""
+    shape = ops.shape(plan.slots_GKS)
+    slots_GM = ops.reshape(plan.slots_GKS, (shape[0], -1))
+    rows_GMD = _gather(x_GND, slots_GM, plan.entries_GN[:, None])
+    gates_GSK = ops.cast(gates_GSK, x_GND.dtype)
+    if plan.slots_GKS.shape[1] == 1:
+        return rows_GMD * gates_GSK
+    rows_GKSD = ops.reshape(rows_GMD, (*shape, x_GND.shape[-1]))
+    return ops.sum(rows_GKSD * ops.transpose(gates_GSK, (0, 2, 1))[..., None], axis=1)

@@ -1,0 +1,48 @@
+"""Tokens in groups: capacity, losses and noise are per group."""
+
+import math
+
+from keras import ops
+
+
+def group(inputs, mask, num_groups=None, group_size=None):
+    """Arranges tokens in groups, padded with masked ones where they do not divide.
+
+    Args:
+        inputs: Tensor of shape `(batch, ..., dim)`.
+        mask: Boolean tensor of shape `(batch, ...)`, or `None`.
+        num_groups: int, or `None` for one group.
+        group_size: int, `"row"` for one group a batch row, or `None`.
+
+    Returns:
+        Tokens `(G, S, D)` and their boolean mask `(G, S)`.
+    """
+    shape = ops.shape(inputs)
+    dim = inputs.shape[-1]
+    num_tokens = math.prod(shape[:-1])
+    if mask is None:
+        mask = ops.ones(shape[:-1], "bool")
+    mask = ops.cast(mask, "bool")
+    if group_size == "row":
+        num_groups, size = shape[0], math.prod(shape[1:-1])
+    elif group_size is not None:
+        smaller = min if isinstance(num_tokens, int) else ops.minimum
+        size = smaller(group_size, num_tokens)
+        num_groups = -(-num_tokens // size)
+    elif num_groups is not None:
+        size = -(-num_tokens // num_groups)
+    else:
+        num_groups, size = 1, num_tokens
+    x_TD, mask_T = ops.reshape(inputs, (-1, dim)), ops.reshape(mask, (-1,))
+    missing = num_groups * size - num_tokens
+    if not isinstance(missing, int) or missing:
+        x_TD = ops.concatenate([x_TD, ops.zeros((missing, dim), x_TD.dtype)])
+        mask_T = ops.concatenate([mask_T, ops.zeros((missing,), "bool")])
+    return ops.reshape(x_TD, (num_groups, size, dim)), ops.reshape(mask_T, (num_groups, size))
+
+
+def ungroup(x_GSD, shape):
+    """The inverse of `group`: `(G, S, D)` gives `(*shape, D)`, padding cut off."""
+    dim = x_GSD.shape[-1]
+    x_TD = ops.reshape(x_GSD, (-1, dim))
+    return ops.reshape(x_TD[: math.prod(shape)], (*shape, dim))

@@ -1,0 +1,138 @@
+"""Which expert takes which token: the router's mathematics, in float32.
+
+Dimension key: B batch, L length, G groups, S tokens of a group, D model width,
+F hidden width of an expert, E experts, C capacity, K selected experts of a token,
+H heads. A tensor's name ends in its dimensions: `logits_GSE`.
+"""
+
+import typing
+
+from keras import ops
+
+REROUTE_STAGES = 4
+
+
+class Routing(typing.NamedTuple):
+    """Where the router sends each token.
+
+    Attributes:
+        logits: float32, `(..., num_experts)`. The router's logits.
+        probabilities: float32, like `logits`. Their softmax.
+        experts: int32, `(..., num_selected_experts)`. The chosen experts, best first.
+        gates: float32, like `experts`. What each expert's output is multiplied by.
+        kept: bool, like `experts`. False where the expert had no room, or the token
+            is padding.
+    """
+
+    logits: typing.Any
+    probabilities: typing.Any
+    experts: typing.Any
+    gates: typing.Any
+    kept: typing.Any
+
+
+def expert_capacity(group_size, factor, num_experts, min_capacity):
+    """Slots of one expert: `max(min(S, int(S * factor / E)), min_capacity)`.
+
+    Args:
+        group_size: int, or integer scalar tensor when it is known only at run time.
+        factor: float. The capacity factor.
+        num_experts: int.
+        min_capacity: int.
+
+    Returns:
+        An int, or an int32 scalar tensor.
+    """
+    if isinstance(group_size, int):
+        return max(min(group_size, int(group_size * factor / num_experts)), min_capacity)
+    share = ops.cast(group_size, "float64") * factor / num_experts
+    share = ops.minimum(group_size, ops.cast(ops.floor(share), "int32"))
+    return ops.maximum(share, min_capacity)
+
+
+def one_hot(experts, num_experts):
+    """float32 `(..., K, E)` from `(..., K)`; an index of `E` gives zeros."""
+    return ops.cast(experts[..., None] == ops.arange(num_experts, dtype="int32"), "float32")
+
+
+def select(scores_GSE, num_selected):
+    """int32 `(G, S, K)`: the experts with the largest scores, best first."""
+    if num_selected == 1:
+        return ops.cast(ops.argmax(scores_GSE, axis=-1), "int32")[..., None]
+    return ops.cast(ops.top_k(scores_GSE, num_selected)[1], "int32")
+
+
+def gates(probabilities_GSE, experts_GSK, renormalise):
+    """float32 `(G, S, K)`: each chosen expert's probability.
+
+    Args:
+        probabilities_GSE: float32 tensor.
+        experts_GSK: int32 tensor.
+        renormalise: bool. Whether a token's gates are scaled to a sum of one, as in
+            GShard. The Switch layer's single gate is not: that would cut the
+            router's gradient.
+    """
+    num_experts = probabilities_GSE.shape[-1]
+    chosen_GSKE = one_hot(experts_GSK, num_experts)
+    gates_GSK = ops.sum(chosen_GSKE * probabilities_GSE[:, :, None, :], axis=-1)
+    if renormalise:
+        gates_GSK = gates_GSK / (ops.sum(gates_GSK, axis=-1, keepdims=True) + 1e-9)
+    return gates_GSK
+
+
+def masked_mean(x_GS, mask_GS):
+    """Mean over a group's real tokens; an empty group has 0.
+
+    Args:
+        x_GS: float32 tensor `(G, S)` or `(G, S, E)`.
+        mask_GS: float32 tensor `(G, S)` of ones and zeros.
+
+    Returns:
+        Tensor `(G,)` or `(G, E)`.
+    """
+    real_G = ops.maximum(ops.sum(mask_GS, axis=1), 1.0)
+    weights_GS = mask_GS / real_G[:, None]
+    if len(x_GS.shape) == 3:
+        weights_GS = weights_GS[..., None]
+    return ops.sum(x_GS * weights_GS, axis=1)
+
+
+def balance_loss(probabilities_GSE, experts_GS, mask_GS):
+    """`N * sum_i f_i * P_i` of each group's real tokens, averaged over all groups.
+
+    `f_i` is the fraction of tokens whose first choice is expert i, before capacity,
+    and `P_i` the mean probability of expert i. Uniform routing gives 1. The gradient
+    flows through `P` only.
+
+    Args:
+        probabilities_GSE: float32 tensor.
+        experts_GS: int32 tensor. First choices.
+        mask_GS: float32 tensor of ones and zeros.
+
+    Returns:
+        float32 scalar.
+
+    Reference:
+    - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), eq. 4 to 6
+    """
+    num_experts = probabilities_GSE.shape[-1]
+    f_GE = masked_mean(one_hot(experts_GS, num_experts), mask_GS)
+    P_GE = masked_mean(probabilities_GSE, mask_GS)
+    return num_experts * ops.mean(ops.sum(f_GE * P_GE, axis=-1))
+
+
+def z_loss(logits_GSE, mask_GS):
+    """Mean squared log-partition of the router over real tokens, then over groups.
+
+    Reference:
+    - [Zoph et al., 2022](https://arxiv.org/abs/2202.08906), eq. 5
+    """
+    squares_GS = ops.square(ops.logsumexp(logits_GSE, axis=-1))
+    return ops.mean(masked_mean(squares_GS, mask_GS))
+
+
+def entropy(logits_GSE, mask_GS):
+    """Mean entropy of the router's distribution over real tokens, in nats."""
+    log_p_GSE = ops.log_softmax(logits_GSE, axis=-1)
+    entropy_GS = -ops.sum(ops.exp(log_p_GSE) * log_p_GSE, axis=-1)
+    return ops.mean(masked_mean(entropy_GS, mask_GS))
