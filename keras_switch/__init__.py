@@ -1,21 +1,22 @@
-"""Switch Transformers for Keras.
+"""Switch Transformer layers for Keras 3.
 
-Subpackages load when they are first used: `keras_switch.layers` and the others cost
-nothing until then, and importing the package touches no device.
+Importing this package is cheap: its parts load when they are first used.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("backend", "data", "export", "layers", "tpu", "training")
+_PARTS = ("data", "export", "layers", "tpu", "training")
+
+__all__ = ["__version__", *_PARTS]
 
 
 def __getattr__(name):
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"keras_switch.{name}")
-    raise AttributeError(f"module 'keras_switch' has no attribute {name!r}")
+    if name in _PARTS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return [*globals(), *_SUBPACKAGES]
+    return sorted({*globals(), *_PARTS})
