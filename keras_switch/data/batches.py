@@ -1,0 +1,130 @@
+"""Batches of span corruption, each a function of its number."""
+
+import tensorflow as tf
+
+from keras_switch.data import span_corruption
+
+# Keeps the seeds of masks and of shuffles apart.
+MASK_SEED, SHUFFLE_SEED = 0, 1
+
+
+class SpanCorruptionBatches:
+    """T5's span corruption of a long row of tokens, in fixed-size batches.
+
+    The tokens are cut into chunks that fill the inputs exactly, so there is no padding.
+    Each epoch visits all chunks in another order with other masks. Batch `i` depends on
+    the seed and `i` alone, so a run resumes at any batch at no cost.
+
+    Args:
+        tokens: int array of shape `(num_tokens,)`.
+        vocabulary: `keras_switch.data.Vocabulary`.
+        inputs_length: int. Length of the encoder's inputs.
+        batch_size: int.
+        noise_density: float. Fraction of the tokens to corrupt.
+        mean_span_length: float. Mean length of a corrupted span.
+        seed: int.
+
+    Raises:
+        ValueError: If an argument is not as described, or the text is shorter than a batch.
+
+    Example:
+    >>> batches = SpanCorruptionBatches(tokens, vocabulary, inputs_length=512, batch_size=32)
+    >>> model.fit(batches.dataset(), steps_per_epoch=100)
+    """
+
+    def __init__(
+        self,
+        tokens,
+        vocabulary,
+        inputs_length,
+        batch_size,
+        *,
+        noise_density=0.15,
+        mean_span_length=3.0,
+        seed=0,
+    ):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be a positive integer. Received: batch_size={batch_size}"
+            )
+        self.noise = (noise_density, mean_span_length)
+        self.inputs_length = inputs_length
+        self.chunk_length, self.targets_length = span_corruption.lengths(inputs_length, *self.noise)
+        self.num_chunks = len(tokens) // self.chunk_length
+        if self.num_chunks < batch_size:
+            raise ValueError(
+                f"`tokens` must fill a batch of {batch_size} chunks of {self.chunk_length} "
+                f"tokens. Received: {len(tokens)} tokens"
+            )
+        num_spans = span_corruption.span_counts(self.chunk_length, *self.noise)[1]
+        if num_spans > vocabulary.num_sentinels:
+            raise ValueError(
+                f"`inputs_length` needs {num_spans} sentinels, and the vocabulary has "
+                f"{vocabulary.num_sentinels}. Received: inputs_length={inputs_length}"
+            )
+        chunks = tokens[: self.num_chunks * self.chunk_length].reshape(-1, self.chunk_length)
+        self.chunks = tf.constant(chunks, tf.int32)
+        self.first_sentinel = vocabulary.first_sentinel
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def batches_per_epoch(self):
+        """Batches in one pass over the text; the next pass goes on without a gap."""
+        return self.num_chunks // self.batch_size
+
+    @property
+    def tokens_per_batch(self):
+        """Tokens that the encoder and the decoder read in a step."""
+        return self.batch_size * (self.inputs_length + self.targets_length)
+
+    def example(self, index):
+        """Example number `index` of the endless sequence.
+
+        Args:
+            index: int64 scalar tensor.
+
+        Returns:
+            Pair of int32 tensors, inputs and targets.
+        """
+        index = tf.convert_to_tensor(index, tf.int64)
+        epoch = tf.cast(index // self.num_chunks, tf.int32)
+        chunk = tf.random.experimental.index_shuffle(
+            index % self.num_chunks,
+            tf.stack([self.seed, epoch * 2 + SHUFFLE_SEED]),
+            tf.constant(self.num_chunks - 1, tf.int64),
+        )
+        tokens = tf.gather(self.chunks, chunk)
+        mask_seed = tf.random.experimental.stateless_fold_in(
+            tf.stack([self.seed, MASK_SEED]), index
+        )
+        mask = span_corruption.noise_mask(self.chunk_length, mask_seed, *self.noise)
+        inputs, targets = span_corruption.corrupt(tokens, mask, self.first_sentinel)
+        inputs = tf.ensure_shape(inputs, (self.inputs_length,))
+        return inputs, tf.ensure_shape(targets, (self.targets_length,))
+
+    def dataset(self, first_batch=0, num_batches=None):
+        """`tf.data.Dataset` of `(inputs, targets, weights)` for `fit`.
+
+        The inputs are a dictionary of `encoder_token_ids` and `decoder_token_ids`, the
+        targets behind a 0.
+
+        Args:
+            first_batch: int. Number of the first batch.
+            num_batches: int. Defaults to an endless dataset.
+        """
+        first = first_batch * self.batch_size
+        if num_batches is None:
+            indices = tf.data.Dataset.counter(start=first, dtype=tf.int64)
+        else:
+            indices = tf.data.Dataset.range(first, first + num_batches * self.batch_size)
+        dataset = indices.map(self.example, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.batch(self.batch_size, drop_remainder=True)
+        return dataset.map(_to_fit).prefetch(2)
+
+
+def _to_fit(inputs, targets):
+    starts = tf.zeros_like(targets[:, :1])
+    decoder = tf.concat([starts, targets[:, :-1]], axis=1)
+    weights = tf.cast(targets != 0, tf.float32)
+    return {"encoder_token_ids": inputs, "decoder_token_ids": decoder}, targets, weights

@@ -1,0 +1,58 @@
+"""Plain text, a passage a line."""
+
+import lzma
+import pathlib
+
+EMBEDDED = pathlib.Path(__file__).parent / "corpora" / "sotu.txt.xz"
+
+
+def read_corpus(path=None):
+    """Returns the lines of a text file, without empty ones.
+
+    Args:
+        path: Path of a UTF-8 text file, or of one compressed with xz (`.xz`). Defaults
+            to the corpus in this package, the State of the Union addresses.
+
+    Returns:
+        List of strings.
+
+    Raises:
+        ValueError: If the file does not exist, is not text, or holds no words.
+    """
+    path = EMBEDDED if path is None else pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"`path` must be an existing text file. Received: path={str(path)!r}")
+    opener = lzma.open if path.suffix == ".xz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except (UnicodeDecodeError, lzma.LZMAError) as error:
+        raise ValueError(
+            f"`path` must hold UTF-8 text ({error}). Received: path={str(path)!r}"
+        ) from None
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"`path` must hold some text. Received: path={str(path)!r}")
+    return lines
+
+
+def split_corpus(lines, held_out=0.02):
+    """Splits lines into a training part and a validation part.
+
+    The lines held out are spread evenly over the whole text.
+
+    Args:
+        lines: List of strings.
+        held_out: float. Fraction of the lines to hold out, at least one line.
+
+    Returns:
+        Pair of lists of strings.
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"`held_out` must be between 0 and 1. Received: held_out={held_out}")
+    if len(lines) < 2:
+        raise ValueError(f"`lines` must be at least two. Received: {len(lines)} line(s)")
+    period = max(2, round(1 / held_out))
+    train = [line for index, line in enumerate(lines) if (index + 1) % period]
+    validation = lines[period - 1 :: period]
+    return (train, validation) if validation else (lines[:-1], lines[-1:])

@@ -1,0 +1,73 @@
+import types
+import unittest
+
+import numpy as np
+
+from keras_switch.data import SpanCorruptionBatches
+
+VOCABULARY = types.SimpleNamespace(num_sentinels=100, first_sentinel=9999)
+
+
+def make(num_chunks=10, batch_size=4, seed=0, inputs_length=32):
+    # A chunk for 32 inputs has 34 tokens.
+    tokens = np.arange(100, 100 + 34 * num_chunks + 3)
+    return SpanCorruptionBatches(tokens, VOCABULARY, inputs_length, batch_size, seed=seed)
+
+
+def collect(dataset):
+    return [
+        (x["encoder_token_ids"].numpy(), x["decoder_token_ids"].numpy(), y.numpy(), w.numpy())
+        for x, y, w in dataset
+    ]
+
+
+class SpanCorruptionBatchesTest(unittest.TestCase):
+    def test_shapes_are_fixed_and_nothing_is_padding(self):
+        batches = make()
+        ((encoder, decoder, targets, weights),) = collect(batches.dataset(num_batches=1))
+        self.assertEqual(encoder.shape, (4, 32))
+        self.assertEqual(targets.shape, (4, batches.targets_length))
+        self.assertEqual(decoder.shape, targets.shape)
+        self.assertTrue((weights == 1).all() and (encoder > 0).all())
+        self.assertTrue((encoder[:, -1] == 1).all() and (targets[:, -1] == 1).all())
+
+    def test_decoder_inputs_are_the_targets_behind_a_zero(self):
+        ((_, decoder, targets, _),) = collect(make().dataset(num_batches=1))
+        self.assertTrue((decoder[:, 0] == 0).all())
+        np.testing.assert_array_equal(decoder[:, 1:], targets[:, :-1])
+
+    def test_an_epoch_visits_each_token_once(self):
+        seen = []
+        for encoder, _, targets, _ in collect(make(batch_size=5).dataset(num_batches=2)):
+            for side in (encoder, targets):
+                seen.extend(side[(side >= 100) & (side < 9000)].tolist())
+        self.assertEqual(sorted(seen), list(range(100, 440)))
+
+    def test_resumes_at_any_batch(self):
+        batches = make()
+        whole = collect(batches.dataset(num_batches=9))
+        resumed = collect(batches.dataset(first_batch=4, num_batches=5))
+        for expected, received in zip(whole[4:], resumed, strict=True):
+            for x, y in zip(expected, received, strict=True):
+                np.testing.assert_array_equal(x, y)
+
+    def test_epochs_and_seeds_differ(self):
+        first, second = collect(make(batch_size=10).dataset(num_batches=2))
+        other, _ = collect(make(batch_size=10, seed=1).dataset(num_batches=2))
+        self.assertFalse(np.array_equal(first[0], second[0]))
+        self.assertFalse(np.array_equal(first[0], other[0]))
+
+    def test_without_a_number_of_batches_it_never_ends(self):
+        self.assertEqual(len(collect(make().dataset().take(20))), 20)
+
+    def test_bad_arguments_are_explained(self):
+        with self.assertRaisesRegex(ValueError, "`batch_size` must be a positive integer"):
+            make(batch_size=0)
+        with self.assertRaisesRegex(ValueError, "`tokens` must fill a batch of 11 chunks of 34"):
+            make(batch_size=11)
+        with self.assertRaisesRegex(ValueError, "`inputs_length` needs [0-9]+ sentinels"):
+            make(num_chunks=900, inputs_length=2048)
+
+
+if __name__ == "__main__":
+    unittest.main()
