@@ -104,15 +104,19 @@ def _split_outer(rows, upstream, sizes):
     return _chunked(chunk, sizes.shape[0], sizes, shape, rows.dtype)
 
 
+def _num_rows(rows):
+    return tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]
+
+
 def _blocks(num_rows, sizes):
     """Cuts each expert's rows into blocks: `(size, count, expert, start, end)` of them.
 
     A block may run past its expert's last row, `end`. The next block starts there.
     """
-    size = min(BLOCK, num_rows)
+    size = min(BLOCK, num_rows) if isinstance(num_rows, int) else BLOCK
     ends = tf.cumsum(sizes)
     last_blocks = tf.cumsum(-(-sizes // size))
-    block = tf.range(-(-num_rows // size) + min(sizes.shape[0], num_rows))
+    block = tf.range(-(-num_rows // size) + sizes.shape[0])
     expert = tf.searchsorted(last_blocks, block, side="right")
     expert = tf.minimum(expert, sizes.shape[0] - 1)
     left = tf.gather(last_blocks, expert) - block
@@ -135,7 +139,7 @@ def _write(x, value, start):
 
 def _blocked_matmul(rows, kernels, sizes, transpose):
     """A loop over blocks of rows; what a block writes past its expert is overwritten."""
-    num_rows, width = rows.shape[0], kernels.shape[1 if transpose else 2]
+    num_rows, width = _num_rows(rows), kernels.shape[1 if transpose else 2]
     size, count, expert, start, _ = _blocks(num_rows, sizes)
     padded = tf.pad(rows, [[0, size], [0, 0]])
 
@@ -152,7 +156,7 @@ def _blocked_matmul(rows, kernels, sizes, transpose):
 
 def _blocked_outer(rows, upstream, sizes):
     """The gradient of the kernels, summed over blocks in float32."""
-    size, count, expert, start, end = _blocks(rows.shape[0], sizes)
+    size, count, expert, start, end = _blocks(_num_rows(rows), sizes)
     rows, upstream = (tf.pad(x, [[0, size], [0, 0]]) for x in (rows, upstream))
 
     def body(block, kernels):

@@ -1,0 +1,114 @@
+import unittest
+
+import keras
+import numpy as np
+from absl.testing import parameterized
+from gradients import gradients
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_switch import backend
+
+
+def loop(rows, kernels, sizes):
+    outputs = np.zeros((len(rows), kernels.shape[-1]), "float64")
+    start = 0
+    for kernel, size in zip(kernels, sizes):
+        outputs[start : start + size] = rows[start : start + size] @ kernel
+        start += size
+    return outputs
+
+
+def example(num_rows, num_experts, dim=6, width=5, seed=0, unused=0):
+    rng = np.random.default_rng(seed)
+    sizes = rng.multinomial(num_rows - unused, rng.dirichlet(np.ones(num_experts)))
+    rows = rng.normal(size=(num_rows, dim)).astype("float32")
+    kernels = rng.normal(size=(num_experts, dim, width)).astype("float32")
+    return rows, kernels, sizes.astype("int32")
+
+
+class GroupedMatmulTest(parameterized.TestCase):
+    def check(self, rows, kernels, sizes, jit):
+        weights = np.cos(np.arange(len(rows) * kernels.shape[-1])).astype("float32")
+        weights = weights.reshape(len(rows), -1)
+
+        def function(rows, kernels):
+            return ops.sum(backend.grouped_matmul(rows, kernels, ops.array(sizes)) * weights)
+
+        def forward(rows, kernels):
+            return backend.grouped_matmul(rows, kernels, ops.array(sizes))
+
+        if jit and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            function = tf.function(function, jit_compile=True, autograph=False)
+            forward = tf.function(forward, jit_compile=True, autograph=False)
+        outputs = np.asarray(forward(ops.array(rows), ops.array(kernels)))
+        np.testing.assert_allclose(outputs, loop(rows, kernels, sizes), atol=1e-4)
+        _, (d_rows, d_kernels) = gradients(function, [rows, kernels])
+        real = np.arange(len(rows))[:, None] < sizes.sum()
+        expected = loop(weights * real, kernels.transpose(0, 2, 1), sizes)
+        np.testing.assert_allclose(d_rows, expected, atol=1e-4)
+        ends = np.cumsum(sizes)
+        for expert, end in enumerate(ends):
+            part = slice(end - sizes[expert], end)
+            expected = rows[part].T @ weights[part]
+            np.testing.assert_allclose(d_kernels[expert], expected, atol=1e-4)
+
+    @parameterized.product(
+        shape=[(1, 1), (1, 5), (40, 3), (700, 2), (90, 64), (90, 65), (300, 150)],
+        jit=[False, True],
+    )
+    def test_equals_a_loop(self, shape, jit):
+        self.check(*example(*shape), jit)
+        self.check(*example(*shape, unused=shape[0] // 3), jit)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 10**6), st.data())
+    def test_equals_a_loop_on_random_shapes(self, num_rows, num_experts, seed, data):
+        unused = data.draw(st.integers(0, num_rows))
+        self.check(*example(num_rows, num_experts, seed=seed, unused=unused), jit=False)
+
+    def test_bfloat16(self):
+        rows, kernels, sizes = example(64, 4)
+        outputs = backend.grouped_matmul(
+            ops.cast(rows, "bfloat16"), ops.cast(kernels, "bfloat16"), ops.array(sizes)
+        )
+        self.assertEqual(keras.backend.standardize_dtype(outputs.dtype), "bfloat16")
+        outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+        np.testing.assert_allclose(outputs, loop(rows, kernels, sizes), atol=0.15)
+
+
+@unittest.skipIf(keras.backend.backend() != "tensorflow", "TensorFlow builds graphs.")
+class GraphTest(unittest.TestCase):
+    def test_graph_is_bounded_at_2048_experts(self):
+        import tensorflow as tf
+
+        def nodes(num_experts):
+            graph = tf.function(backend.grouped_matmul).get_concrete_function(
+                tf.TensorSpec((None, 4)),
+                tf.TensorSpec((num_experts, 4, 4)),
+                tf.TensorSpec((num_experts,), tf.int32),
+            )
+            graph = graph.graph.as_graph_def()
+            inner = sum(len(function.node_def) for function in graph.library.function)
+            return len(graph.node) + inner
+
+        self.assertLess(nodes(2048), 2 * nodes(128))
+
+    def test_unknown_number_of_rows_under_xla(self):
+        import tensorflow as tf
+
+        rows, kernels, sizes = example(50, 3)
+        spec = (tf.TensorSpec((None, 6)), tf.TensorSpec((3, 6, 5)), tf.TensorSpec((3,), tf.int32))
+        function = tf.function(backend.grouped_matmul, spec, jit_compile=True, autograph=False)
+        for count in (50, 20):
+            part = np.array([count, 0, 0], "int32")
+            outputs = function(rows[:count], kernels, part)
+            np.testing.assert_allclose(outputs, loop(rows[:count], kernels, part), atol=1e-4)
+
+
+if __name__ == "__main__":
+    unittest.main()
