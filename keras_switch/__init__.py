@@ -1,15 +1,18 @@
 """Switch Transformer layers for Keras 3.
 
-Importing this package is cheap: its parts load when they are first used.
+Importing the package registers its layers with Keras, so that `keras.models.load_model` finds them.
+The other parts load when they are first used; importing touches no device.
 """
 
 import importlib
 
+from keras_switch import layers
+
 __version__ = "0.1.0"
 
-_PARTS = ("data", "export", "layers", "tpu", "training")
+_PARTS = ("data", "export", "tpu", "training")
 
-__all__ = ["__version__", *_PARTS]
+__all__ = ["__version__", "layers", *_PARTS]
 
 
 def __getattr__(name):

@@ -1,0 +1,197 @@
+"""Tests of the repository around the code: imports, arrows, README, links, distributions."""
+
+import ast
+import importlib.metadata
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+import zipfile
+
+import keras_switch
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "keras_switch"
+
+# What each part may import of the others.
+ARROWS = {
+    "__init__": {"layers"},
+    "backend": set(),
+    "layers": {"backend"},
+    "data": {"layers", "backend"},
+    "models": {"layers", "backend"},
+    "tpu": {"layers", "backend"},
+    "export": {"models", "data", "layers", "backend"},
+    "training": {"models", "data", "tpu", "layers", "backend"},
+    "cli": {"training", "export", "tpu", "models", "data", "layers", "backend"},
+}
+USES_TENSORFLOW = {"backend", "data", "export", "tpu", "training"}
+USES_JAX = {"backend", "tpu"}
+HEAVY = ("matplotlib", "sentencepiece", "tensorflow_text", "keras_hub", "keras_switch.training")
+IGNORED = ("*.egg-info", "*cache*", ".*", "build", "dist", "runs", "bazel-*", "fresh*")
+
+PRINT_IMPORTED = f"""
+import sys
+import keras
+before = set(sys.modules)
+import keras_switch
+print([name for name in {HEAVY!r} if name in sys.modules and name not in before])
+"""
+PRINT_REGISTERED = """
+import keras
+import keras_switch
+print(keras.saving.get_registered_object("keras_switch>SwitchDense").__name__)
+"""
+SPLIT_THE_CPU = {
+    "tensorflow": """
+import keras_switch
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+print(len(tf.config.list_logical_devices("CPU")))
+""",
+    "jax": """
+import keras_switch
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+print(len(jax.devices("cpu")))
+""",
+}
+BUILD_BOTH = """
+from setuptools import build_meta
+build_meta.build_wheel("dist")
+build_meta.build_sdist("dist")
+"""
+
+
+def run_python(code, cwd=ROOT, **environment):
+    """Run `code` in a fresh interpreter and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise AssertionError(f"{code}\nfailed with\n{done.stderr}")
+    return done.stdout.strip()
+
+
+def imported_modules(path):
+    """Yield the dotted names that the module at `path` imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise AssertionError(f"{path} has a relative import, line {node.lineno}")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules_of_package():
+    """Yield (part, path) of every module: the part is a folder or a top-level module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE).with_suffix("").parts[0], path
+
+
+def readme_code():
+    """Return the Python blocks of the README."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+
+
+class ImportTest(unittest.TestCase):
+    def test_import_loads_no_heavy_part(self):
+        self.assertEqual(run_python(PRINT_IMPORTED), "[]")
+
+    def test_import_registers_the_layers(self):
+        self.assertEqual(run_python(PRINT_REGISTERED), "SwitchDense")
+
+    def test_import_touches_no_device(self):
+        for backend, code in SPLIT_THE_CPU.items():
+            with self.subTest(backend=backend):
+                printed = run_python(code, KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
+                self.assertEqual(printed, "2")
+
+    def test_parts_load_when_used(self):
+        self.assertIn("tpu", dir(keras_switch))
+        self.assertEqual(keras_switch.tpu.__name__, "keras_switch.tpu")
+
+    def test_unknown_attribute(self):
+        with self.assertRaisesRegex(AttributeError, "'keras_switch' has no attribute 'nothing'"):
+            keras_switch.nothing
+
+    def test_version_is_that_of_the_distribution(self):
+        self.assertEqual(keras_switch.__version__, importlib.metadata.version("keras-switch"))
+
+
+class ArrowsTest(unittest.TestCase):
+    def test_parts_import_along_the_arrows(self):
+        for part, path in modules_of_package():
+            for name in imported_modules(path):
+                names = name.split(".")
+                if names[0] != "keras_switch":
+                    continue
+                self.assertIn(names[1], {part, *ARROWS[part]}, f"{path} imports {name}")
+
+    def test_tensorflow_and_jax_stay_in_their_parts(self):
+        for part, path in modules_of_package():
+            for name in imported_modules(path):
+                library = name.split(".")[0]
+                if library.startswith("tensorflow"):
+                    self.assertIn(part, USES_TENSORFLOW, f"{path} imports {name}")
+                if library in ("jax", "jaxlib"):
+                    self.assertIn(part, USES_JAX, f"{path} imports {name}")
+
+    def test_links_point_at_their_parts(self):
+        for name in ("layers", "tpu"):
+            self.assertTrue((ROOT / name).is_symlink())
+            self.assertEqual((ROOT / name).resolve(), PACKAGE / name)
+
+
+class ReadmeTest(unittest.TestCase):
+    def test_code_runs(self):
+        blocks = readme_code()
+        self.assertTrue(blocks, "README.md has no Python block")
+        with tempfile.TemporaryDirectory() as folder:
+            run_python("\n".join(blocks), cwd=folder, MPLBACKEND="Agg")
+
+
+class DistributionTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
+        copy = pathlib.Path(cls.folder.name) / "copy"
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*IGNORED))
+        run_python(BUILD_BOTH, cwd=copy)
+        cls.wheel = zipfile.ZipFile(next(copy.glob("dist/*.whl"))).namelist()
+        with tarfile.open(next(copy.glob("dist/*.tar.gz"))) as sdist:
+            cls.sdist = [name.split("/", 1)[1] for name in sdist.getnames() if "/" in name]
+
+    def test_wheel_holds_the_package_only(self):
+        tops = {name.split("/")[0] for name in self.wheel}
+        self.assertEqual({top for top in tops if not top.endswith(".dist-info")}, {"keras_switch"})
+        self.assertFalse([name for name in self.wheel if "test" in name])
+
+    def test_wheel_holds_every_module_and_the_corpus(self):
+        modules = {str(path.relative_to(ROOT)) for _, path in modules_of_package()}
+        self.assertLessEqual(modules, set(self.wheel))
+        self.assertIn("keras_switch/data/corpora/sotu.txt.xz", self.wheel)
+
+    def test_sdist_leaves_the_links_out(self):
+        self.assertIn("tests/package_test.py", self.sdist)
+        self.assertIn("keras_switch/data/corpora/sotu.txt.xz", self.sdist)
+        for link in ("layers", "tpu"):
+            self.assertFalse([name for name in self.sdist if name.split("/")[0] == link])
+
+
+if __name__ == "__main__":
+    unittest.main()
