@@ -1,0 +1,19 @@
+"""Recipes, and what they are made of."""
+
+from keras_switch.training.callbacks import LoadRecorder
+from keras_switch.training.callbacks import ProgressBar
+from keras_switch.training.callbacks import RoutingMetrics
+from keras_switch.training.checkpoint import Checkpoint
+from keras_switch.training.checkpoint import TrainingState
+from keras_switch.training.checkpoint import latest
+from keras_switch.training.checkpoint import restore
+
+__all__ = [
+    "Checkpoint",
+    "LoadRecorder",
+    "ProgressBar",
+    "RoutingMetrics",
+    "TrainingState",
+    "latest",
+    "restore",
+]

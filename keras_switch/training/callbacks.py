@@ -1,0 +1,138 @@
+"""Callbacks that show and record what a run does."""
+
+import time
+
+import keras
+import numpy as np
+
+from keras_switch.layers import SwitchDense
+
+SCALARS = ("dropped", "busiest", "entropy", "balance_loss", "z_loss")
+
+
+class RoutingMetrics(keras.callbacks.Callback):
+    """Puts the figures of every `SwitchDense` into the logs of each epoch.
+
+    On the TensorFlow backend they are there without it. The trainer of the JAX backend
+    has no place for a layer's metrics, so this callback adds them at the end of an epoch.
+
+    Example:
+    >>> model.fit(x, y, epochs=2, callbacks=[keras_switch.training.RoutingMetrics()])
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for layer in switch_layers(self.model):
+            layer.reset_figures()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for layer in switch_layers(self.model):
+            figures = layer.figures()
+            for name in SCALARS:
+                logs[f"{layer.path}/{name}"] = figures[name]
+
+
+class LoadRecorder(keras.callbacks.Callback):
+    """Records the share of the tokens that each expert gets, over windows of steps.
+
+    Args:
+        every: int. Steps in a window.
+
+    Attributes:
+        windows: Dictionary by layer path of lists of arrays of shape `(E,)`.
+    """
+
+    def __init__(self, every=20):
+        super().__init__()
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be a positive integer. Received: every={every}")
+        self.every = every
+        self.windows = {}
+        self._steps = 0
+        self._open = {}
+        self._seen = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            # An epoch may or may not have started its totals from zero.
+            self._seen = self._loads()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps += 1
+        if self._steps % self.every == 0:
+            self._read()
+            for path, load in self._open.items():
+                self.windows.setdefault(path, []).append((load / load.sum()).tolist())
+            self._open = {}
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._read()
+
+    def get_state(self):
+        self._read()
+        loads = {path: load.tolist() for path, load in self._open.items()}
+        return {"windows": self.windows, "steps": self._steps, "open": loads}
+
+    def set_state(self, state):
+        self.windows, self._steps = state["windows"], state["steps"]
+        self._open = {path: np.asarray(load) for path, load in state["open"].items()}
+
+    def _loads(self):
+        layers = switch_layers(self.model)
+        totals = {x.path: keras.ops.convert_to_numpy(x.routing_totals) for x in layers}
+        return {path: x[1 + len(SCALARS) :].astype("float64") for path, x in totals.items()}
+
+    def _read(self):
+        """Adds what each layer's totals have grown by since the last read."""
+        loads = self._loads()
+        for path, load in loads.items():
+            self._open[path] = self._open.get(path, 0.0) + load - self._seen[path]
+        self._seen = loads
+
+
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar with tokens per second, and one figure for all routers.
+
+    It shows the share of the tokens that found no room, over all sparse layers, and
+    the load of the busiest expert, in even shares. The logs keep each layer's own.
+
+    Args:
+        tokens_per_batch: int. Tokens read in a step.
+    """
+
+    def __init__(self, tokens_per_batch):
+        super().__init__()
+        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_second = 0.0
+        self._start = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        # The first batch of an epoch may trace or wait for the data.
+        if batch == 0 or self._start is None:
+            self._start = (now, batch)
+        elif batch > self._start[1]:
+            steps = batch - self._start[1]
+            self.tokens_per_second = steps * self.tokens_per_batch / (now - self._start[0])
+        super().on_train_batch_end(batch, self._brief(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs["tokens_per_second"] = self.tokens_per_second
+        super().on_epoch_end(epoch, self._brief(logs))
+
+    def _brief(self, logs):
+        logs = logs or {}
+        brief = {name: value for name, value in logs.items() if "/" not in name}
+        brief.pop("tokens_per_second", None)
+        brief["tokens/s"] = round(self.tokens_per_second)
+        for name, summary in (("dropped", np.mean), ("busiest", np.max)):
+            values = [value for path, value in logs.items() if path.endswith(f"/{name}")]
+            if values:
+                brief[name] = float(summary(values))
+        return brief
+
+
+def switch_layers(model):
+    """Every `SwitchDense` of a model that keeps figures, however deep."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    return [x for x in layers if isinstance(x, SwitchDense) and x.routing_metrics]

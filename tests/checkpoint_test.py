@@ -1,0 +1,205 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import unittest.mock
+
+import keras
+import numpy as np
+
+from keras_switch import training
+from keras_switch.training import checkpoint as checkpoint_module
+
+# Trains ten epochs of six steps, and prints the history. Arguments: directory, `every`,
+# and the step after which the process kills itself, while training or while writing.
+SCRIPT = """
+import json, os, pathlib, signal, sys
+import keras
+import numpy as np
+import tensorflow as tf
+from keras_switch import training
+from keras_switch.layers import SwitchDense
+from keras_switch.training import checkpoint as checkpoint_module
+
+directory, every, fatal_step, moment = sys.argv[1:]
+every = every if every == "epoch" else int(every)
+keras.utils.set_random_seed(7)
+inputs = keras.Input((4, 8))
+x = keras.layers.Dropout(0.2, seed=3)(inputs)
+x = x + SwitchDense(2, 16, seed=5, dtype="float32")(x)
+model = keras.Model(inputs, keras.layers.Dense(1)(x))
+model.compile(keras.optimizers.Adam(0.01), "mse")
+
+def example(i):
+    x = tf.random.stateless_normal((8, 4, 8), tf.stack([i, 1]))
+    return x, tf.reduce_sum(x[..., :2], axis=-1, keepdims=True)
+
+path = training.latest(directory)
+state = training.restore(model, path) if path else training.TrainingState()
+print("from step", state.step)
+checkpoint = training.Checkpoint(
+    directory, every=every, keep=2, state=state, parts={"load": training.LoadRecorder(4)})
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if checkpoint.state.step == int(fatal_step) and moment == "training":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_while_writing(path):
+    if checkpoint.state.step == int(fatal_step) and moment == "writing":
+        (pathlib.Path(path).parent / "model.keras").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint_module._sync = kill_while_writing
+if moment == "slow":
+    tf.config.run_functions_eagerly(True)
+recorder = checkpoint.parts["load"]
+
+def fit(epochs, steps):
+    if steps and checkpoint.state.epoch < epochs:
+        data = tf.data.Dataset.counter(checkpoint.state.step, dtype=tf.int32).map(example)
+        model.fit(data, initial_epoch=checkpoint.state.epoch, epochs=epochs, steps_per_epoch=steps,
+                  callbacks=[checkpoint, recorder, Kill()], verbose=0)
+
+if state.epoch_step:
+    fit(state.epoch + 1, 6 - state.epoch_step)
+fit(10, 6)
+weights = [float(np.sum(w)) for w in model.get_weights()]
+print(json.dumps([checkpoint.state.history, recorder.windows, weights]))
+"""
+
+
+def run(directory, every="epoch", fatal_step=0, moment="training"):
+    """Runs the script; returns its exit code and its lines."""
+    args = [sys.executable, "-c", SCRIPT, str(directory), str(every), str(fatal_step), moment]
+    result = subprocess.run(args, capture_output=True, text=True, check=False)
+    if result.returncode not in (0, -signal.SIGKILL):
+        raise AssertionError(result.stderr[-3000:])
+    return result.returncode, result.stdout.splitlines()
+
+
+def small_model():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    return model
+
+
+class ResumeTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = tempfile.TemporaryDirectory()
+        cls.root = pathlib.Path(cls.directory.name)
+        cls.addClassCleanup(cls.directory.cleanup)
+        _, lines = run(cls.root / "whole")
+        cls.expected = json.loads(lines[-1])
+
+    def check(self, name, every, fatal_step, moment, resumed_step):
+        code, _ = run(self.root / name, every, fatal_step, moment)
+        self.assertEqual(code, -signal.SIGKILL)
+        code, lines = run(self.root / name, every)
+        self.assertEqual(lines[0], f"from step {resumed_step}")
+        for expected, received in zip(self.expected, json.loads(lines[-1]), strict=True):
+            self.assertEqual(expected, received)
+        left = sorted(path.name for path in (self.root / name).iterdir())
+        self.assertEqual(len(left), 2)
+        self.assertTrue(left[-1].startswith("step-000000060"))
+
+    def test_the_loss_falls(self):
+        losses = self.expected[0]["loss"]
+        self.assertEqual(len(losses), 10)
+        self.assertLess(losses[-1], 0.7 * losses[0])
+
+    def test_a_kill_in_an_epoch_changes_no_bit(self):
+        self.check("mid_epoch", 5, 28, "training", 25)
+
+    def test_a_kill_after_a_checkpoint_at_an_epochs_end_changes_no_bit(self):
+        self.check("epoch_end", 4, 27, "training", 24)
+
+    def test_a_kill_while_writing_changes_no_bit(self):
+        self.check("writing", "epoch", 24, "writing", 18)
+
+    def test_a_finished_run_resumes_to_the_same_history(self):
+        _, lines = run(self.root / "whole")
+        self.assertEqual(lines[0], "from step 60")
+        self.assertEqual(json.loads(lines[-1])[0], self.expected[0])
+
+    def test_a_kill_from_outside_leaves_whole_checkpoints(self):
+        directory = self.root / "outside"
+        args = [sys.executable, "-c", SCRIPT, str(directory), "1", "0", "slow"]
+        process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while training.latest(directory) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.kill()
+        process.wait()
+        path = training.latest(directory)
+        self.assertGreater(checkpoint_module.read_state(path).step, 0)
+        self.assertGreater(len(keras.models.load_model(path / "model.keras").weights), 0)
+
+
+class CheckpointTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+
+    def fit(self, checkpoint, epochs=1):
+        model = small_model()
+        data = np.ones((4, 3)), np.ones((4, 2))
+        model.fit(*data, batch_size=2, epochs=epochs, callbacks=[checkpoint], verbose=0)
+        return model
+
+    def test_keeps_the_last_ones(self):
+        self.fit(training.Checkpoint(self.directory, keep=2), epochs=5)
+        names = sorted(path.name for path in self.directory.iterdir())
+        self.assertEqual(names, ["step-000000008-epoch-00004", "step-000000010-epoch-00005"])
+
+    def test_restores_weights_optimizer_and_seeds(self):
+        model = self.fit(training.Checkpoint(self.directory))
+        other = small_model()
+        state = training.restore(other, training.latest(self.directory))
+        self.assertEqual((state.step, state.epoch), (2, 1))
+        for x, y in zip(model.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(x, y)
+        for x, y in zip(model.optimizer.variables, other.optimizer.variables, strict=True):
+            np.testing.assert_array_equal(x, y)
+        self.assertEqual(int(other.optimizer.iterations), 2)
+
+    def test_leftovers_are_ignored_and_removed(self):
+        leftover = self.directory / ".step-000000099-epoch-00001.tmp"
+        leftover.mkdir()
+        (leftover / "model.keras").write_bytes(b"half")
+        self.assertIsNone(training.latest(self.directory))
+        self.fit(training.Checkpoint(self.directory))
+        self.assertFalse(leftover.exists())
+
+    def test_a_failed_write_leaves_the_checkpoints_before_it(self):
+        checkpoint = training.Checkpoint(self.directory, keep=1)
+        self.fit(checkpoint)
+        before = training.latest(self.directory)
+        checkpoint.state.step += 1
+        with unittest.mock.patch.object(checkpoint_module, "_sync", side_effect=OSError("full")):
+            with self.assertRaisesRegex(OSError, "full"):
+                checkpoint.save()
+        self.assertEqual(training.latest(self.directory), before)
+        self.assertTrue(os.path.exists(before / "model.keras"))
+
+    def test_bad_arguments_are_explained(self):
+        with self.assertRaisesRegex(ValueError, '`every` must be "epoch" or a positive integer'):
+            training.Checkpoint(self.directory, every=0)
+        with self.assertRaisesRegex(ValueError, "`keep` must be a positive integer"):
+            training.Checkpoint(self.directory, keep=0)
+        with self.assertRaisesRegex(ValueError, "`path` must be a checkpoint, a directory with"):
+            training.restore(small_model(), self.directory)
+        with self.assertRaisesRegex(ValueError, "`every` must be a positive integer"):
+            training.LoadRecorder(0)
+
+
+if __name__ == "__main__":
+    unittest.main()
