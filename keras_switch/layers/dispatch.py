@@ -162,9 +162,7 @@ def plan_dropless(experts_GSK, mask_GS, num_experts):
     experts_GSK = ops.where(mask_GS[..., None], experts_GSK, num_experts)
     num_selected = experts_GSK.shape[-1]
     experts_KT = ops.transpose(ops.reshape(experts_GSK, (-1, num_selected)))
-    order_1N, ranks_1N, counts_1E, _ = sort_by_expert(
-        ops.reshape(experts_KT, (1, -1)), num_experts
-    )
+    order_1N, ranks_1N, counts_1E, _ = sort_by_expert(ops.reshape(experts_KT, (1, -1)), num_experts)
     return Plan(ops.reshape(ranks_1N, (1, num_selected, -1)), order_1N, counts_1E)
 
 

@@ -201,12 +201,12 @@ class SwitchDense(keras.layers.Layer):
             )
 
     def build(self, inputs_shape):
-        dim = inputs_shape[-1]
-        if len(inputs_shape) < 2 or dim is None:
+        if len(inputs_shape) < 2 or inputs_shape[-1] is None:
             raise ValueError(
                 "`SwitchDense` needs inputs of rank 2 or more, `(batch, ..., dim)`, whose last "
                 f"dimension is known. Received: inputs.shape={tuple(inputs_shape)}"
             )
+        dim = inputs_shape[-1]
         self.parallelism = parallelism.active()
         self.router.build((None, dim))
         num_experts, hidden_dim = self.num_experts, self.intermediate_dim
@@ -333,7 +333,7 @@ class SwitchDense(keras.layers.Layer):
         if exploration == "input_dropout" and self.input_dropout > 0:
             x_GSD = noise.dropout(x_GSD, self.input_dropout, *self._positions(ops.shape(x_GSD)))
         logits_GSE = self.router(x_GSD)
-        p_GSE = ops.softmax(logits_GSE, axis=-1)
+        p_GSE = ops.exp(logits_GSE - ops.logsumexp(logits_GSE, axis=-1, keepdims=True))
         scores_GSE = p_GSE
         if exploration == "sample":
             scores_GSE = logits_GSE + noise.gumbel(*self._positions(ops.shape(logits_GSE)))
