@@ -64,7 +64,7 @@ prove: $(READY) test-oldest
 	bash prove/run
 
 bazel: $(READY)
-	bash third_party/bazel/check $(BIN)/python
+	bash third_party/bazel/check
 
 lock:
 	$(PYTHON) tools/lock.py $(LOCK)
