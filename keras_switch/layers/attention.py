@@ -1,0 +1,125 @@
+"""T5's multi-head attention."""
+
+import keras
+from keras import ops
+
+from keras_switch.layers.switch_dense import SwitchDense
+
+
+def _normal(stddev):
+    return keras.initializers.RandomNormal(0.0, stddev)
+
+
+class Attention(keras.layers.Layer):
+    """Multi-head attention without biases and without `1 / sqrt(d)`.
+
+    The scale is in the initializer of the queries. The softmax is computed in float32.
+    With expert attention one Switch layer gives the queries, and another one vectors
+    that serve as keys and as values.
+
+    Args:
+        num_heads: int. Number of heads.
+        key_value_dim: int. Width of a head.
+        dropout: float. Dropout rate of the attention probabilities.
+        switch: Optional dictionary of `SwitchDense` arguments: turns on expert attention.
+        **kwargs: Base layer keyword arguments.
+
+    Call arguments:
+        queries: Tensor of shape `(batch, query_length, dim)`.
+        keys: Tensor of shape `(batch, key_length, dim)`, or `None` to use only the cache.
+        bias: Optional float32 tensor that broadcasts to
+            `(batch, num_heads, query_length, key_length)`.
+        mask: Optional boolean tensor that broadcasts like `bias`. False is not seen.
+        query_mask: Optional boolean tensor `(batch, query_length)`: padding takes no
+            slot of an expert.
+        key_mask: Likewise, `(batch, key_length)`.
+        cache: Optional tensor `(batch, 2, max_length, num_heads, key_value_dim)`.
+        cache_update_index: Position at which the keys and values enter the cache.
+        training: bool.
+
+    Returns:
+        The outputs `(batch, query_length, dim)`, and the updated cache, or `None`.
+
+    Reference:
+    - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), appendix A
+    """
+
+    def __init__(self, num_heads, key_value_dim, dropout=0.0, switch=None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.key_value_dim = key_value_dim
+        self.switch = switch
+        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, queries_shape, keys_shape=None):
+        dim, inner_dim = queries_shape[-1], self.num_heads * self.key_value_dim
+
+        def dense(name, width, stddev):
+            return keras.layers.Dense(
+                width,
+                use_bias=False,
+                kernel_initializer=_normal(stddev),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        self.output_dense = dense("output", dim, inner_dim**-0.5)
+        self.output_dense.build((None, None, inner_dim))
+        if self.switch is not None:
+            kwargs = {**self.switch, "output_dim": inner_dim, "dtype": self.dtype_policy}
+            self.query = SwitchDense(name="query", **kwargs)
+            self.key_value = SwitchDense(name="key_value", **kwargs)
+            projections = (self.query, self.key_value)
+        else:
+            self.query = dense("query", inner_dim, (dim * self.key_value_dim) ** -0.5)
+            self.key = dense("key", inner_dim, dim**-0.5)
+            self.value = dense("value", inner_dim, dim**-0.5)
+            projections = (self.query, self.key, self.value)
+        for projection in projections:
+            projection.build((None, None, dim))
+
+    def _heads(self, x):
+        shape = ops.shape(x)
+        return ops.reshape(x, (shape[0], shape[1], self.num_heads, self.key_value_dim))
+
+    def _project(self, queries, keys, query_mask, key_mask, training):
+        """Queries, keys and values of all heads, `(B, L, H, K)`; no keys, no values."""
+        if self.switch is None:
+            q = self.query(queries)
+            k, v = (None, None) if keys is None else (self.key(keys), self.value(keys))
+        else:
+            q = self.query(queries, mask=query_mask, training=training)
+            k = v = None
+            if keys is not None:
+                k = v = self.key_value(keys, mask=key_mask, training=training)
+        return tuple(None if x is None else self._heads(x) for x in (q, k, v))
+
+    def call(
+        self,
+        queries,
+        keys=None,
+        bias=None,
+        mask=None,
+        query_mask=None,
+        key_mask=None,
+        cache=None,
+        cache_update_index=None,
+        training=None,
+    ):
+        q, k, v = self._project(queries, keys, query_mask, key_mask, training)
+        if cache is not None:
+            if k is not None:
+                update = ops.cast(ops.stack([k, v], axis=1), cache.dtype)
+                cache = ops.slice_update(cache, (0, 0, cache_update_index, 0, 0), update)
+            k, v = (ops.cast(x, q.dtype) for x in (cache[:, 0], cache[:, 1]))
+        logits = ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), "float32")
+        if bias is not None:
+            logits = logits + ops.cast(bias, "float32")
+        if mask is not None:
+            logits = ops.where(mask, logits, -1e9)
+        weights = ops.cast(ops.softmax(logits, axis=-1), v.dtype)
+        weights = self.dropout(weights, training=training)
+        outputs = ops.einsum("bhqt,bthk->bqhk", weights, v)
+        shape = ops.shape(queries)
+        outputs = ops.reshape(outputs, (*shape[:2], self.num_heads * self.key_value_dim))
+        return self.output_dense(outputs), cache
