@@ -64,7 +64,7 @@ def fit(epochs, steps):
     if steps and checkpoint.state.epoch < epochs:
         data = tf.data.Dataset.counter(checkpoint.state.step, dtype=tf.int32).map(example)
         model.fit(data, initial_epoch=checkpoint.state.epoch, epochs=epochs, steps_per_epoch=steps,
-                  callbacks=[checkpoint, recorder, Kill()], verbose=0)
+                  callbacks=[recorder, checkpoint, Kill()], verbose=0)
 
 if state.epoch_step:
     fit(state.epoch + 1, 6 - state.epoch_step)

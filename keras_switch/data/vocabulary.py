@@ -1,6 +1,5 @@
 """SentencePiece vocabularies with T5's sentinels."""
 
-import functools
 import io
 import os
 import pathlib
@@ -23,6 +22,9 @@ class Vocabulary:
     Args:
         model: bytes. Serialised SentencePiece model.
 
+    Attributes:
+        tokenizer: `tensorflow_text.SentencepieceTokenizer`, for tf.data and SavedModels.
+
     Example:
     >>> vocabulary = keras_switch.data.Vocabulary.train(lines, vocabulary_size=4096)
     >>> vocabulary.tokenize(tf.constant(["A <extra_id_0> day"]))
@@ -32,6 +34,8 @@ class Vocabulary:
         self.model = model
         proto = sentencepiece_model_pb2.ModelProto.FromString(model)
         self.pieces = [piece.piece for piece in proto.pieces]
+        with tf.init_scope():
+            self.tokenizer = tf_text.SentencepieceTokenizer(model)
         self.num_sentinels = sum(piece.startswith("<extra_id_") for piece in self.pieces)
 
     @property
@@ -42,11 +46,6 @@ class Vocabulary:
     def first_sentinel(self):
         """The id of `<extra_id_0>`; the next sentinels count down from it."""
         return self.size - 1
-
-    @functools.cached_property
-    def tokenizer(self):
-        """`tensorflow_text.SentencepieceTokenizer`, for tf.data and SavedModels."""
-        return tf_text.SentencepieceTokenizer(self.model)
 
     def tokenize(self, texts):
         """Ids of a tensor of strings, as a ragged int32 tensor, without EOS."""

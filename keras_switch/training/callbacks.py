@@ -1,5 +1,7 @@
 """Callbacks that show and record what a run does."""
 
+import signal
+import threading
 import time
 
 import keras
@@ -130,6 +132,49 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             if values:
                 brief[name] = float(summary(values))
         return brief
+
+
+class StopOnInterrupt(keras.callbacks.Callback):
+    """Lets Ctrl-C finish the step in hand and save it; a second Ctrl-C stops at once.
+
+    Args:
+        checkpoint: `Checkpoint`, which comes before it in the list of callbacks.
+    """
+
+    def __init__(self, checkpoint):
+        super().__init__()
+        self.checkpoint = checkpoint
+        self._pressed = False
+        self._handler = None
+
+    def on_train_begin(self, logs=None):
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._press)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._pressed and batch + 1 != self.params["steps"]:
+            self._stop()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._pressed:
+            self._stop()
+
+    def on_train_end(self, logs=None):
+        self._release()
+
+    def _press(self, number, frame):
+        self._pressed = True
+        self._release()
+        print("\nFinishing the step to save it. Press Ctrl-C again to stop at once.", flush=True)
+
+    def _release(self):
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    def _stop(self):
+        self.checkpoint.save()
+        raise KeyboardInterrupt
 
 
 def switch_layers(model):

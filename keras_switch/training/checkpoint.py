@@ -51,7 +51,8 @@ class Checkpoint(keras.callbacks.Callback):
         keep: int. Number of checkpoints to keep.
         state: `TrainingState` to go on from. Defaults to that of a new run.
         parts: Dictionary of objects with `get_state` and `set_state` methods that
-            give and take what JSON can hold, saved and restored with the rest.
+            give and take what JSON can hold, saved and restored with the rest. Those
+            that are callbacks come before this one in the list of callbacks.
 
     Raises:
         ValueError: If `every` or `keep` is not as described.

@@ -1,0 +1,143 @@
+"""`keras-switch COMMAND [flags]`."""
+
+import dataclasses
+import os
+import sys
+import typing
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+from absl import app  # noqa: E402
+from absl import flags  # noqa: E402
+from absl import logging  # noqa: E402
+
+INTERRUPTED = 130
+
+
+class Command(typing.NamedTuple):
+    """A command: what it does in a line, its flags, and what runs it."""
+
+    summary: str
+    define_flags: typing.Callable
+    run: typing.Callable
+
+
+def _pretrain_flags():
+    flags.DEFINE_string("output_dir", "runs/pretrain", "Where everything is written.")
+    flags.DEFINE_bool("restart", False, "Move an earlier run aside, and start anew.")
+    flags.DEFINE_string("corpus", "", "Text file, a passage a line. Default: the one shipped.")
+    flags.DEFINE_integer("vocabulary_size", 4096, "Ids of the vocabulary.", lower_bound=1)
+    flags.DEFINE_integer("inputs_length", 128, "Tokens the encoder reads.", lower_bound=4)
+    flags.DEFINE_integer("batch_size", 32, "Texts in a batch.", lower_bound=1)
+    flags.DEFINE_integer("hidden_dim", 128, "Width of the model.", lower_bound=1)
+    flags.DEFINE_integer("intermediate_dim", 512, "Hidden width of an expert.", lower_bound=1)
+    flags.DEFINE_integer("num_heads", 4, "Attention heads.", lower_bound=1)
+    flags.DEFINE_integer("num_layers", 2, "Blocks of the encoder, and of the decoder.", 2)
+    flags.DEFINE_integer("num_experts", 8, "Experts of each sparse block.", lower_bound=1)
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16", "mixed_bfloat16"], "Dtype of the layers."
+    )
+    flags.DEFINE_float("learning_rate", 3e-3, "The highest learning rate.", lower_bound=0.0)
+    flags.DEFINE_integer("warmup_steps", 50, "Steps to get there.", lower_bound=0)
+    flags.DEFINE_integer("epochs", 12, "Number of epochs.", lower_bound=1)
+    flags.DEFINE_integer("steps_per_epoch", 60, "Steps between two checkpoints.", lower_bound=1)
+    flags.DEFINE_integer("validation_steps", 8, "Batches of held-out text.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of everything random.")
+
+
+def _pretrain(values):
+    _start_tensorflow_quietly()
+    from keras_switch.training import pretrain
+
+    names = [field.name for field in dataclasses.fields(pretrain.PretrainConfig)]
+    config = pretrain.PretrainConfig(**{name: values[name].value for name in names})
+    pretrain.pretrain(config, values.output_dir, restart=values.restart)
+
+
+def _start_tensorflow_quietly():
+    """Hides what TensorFlow says about the machine before its log level applies."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+COMMANDS = {
+    "pretrain": Command(
+        "train a small Switch Transformer on text, and export it", _pretrain_flags, _pretrain
+    ),
+}
+
+
+def usage():
+    """The help of the program."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Switch Transformers for Keras.",
+            "",
+            "usage: keras-switch COMMAND [flags]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "keras-switch COMMAND --help lists the flags of a command.",
+        ]
+    )
+
+
+def command_usage(name):
+    """The help of a command."""
+    lines = [f"keras-switch {name}: {COMMANDS[name].summary}", "", "flags:"]
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__]):
+        default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"
+        lines.append(f"  --{flag.name:18} {flag.help}{default}")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Runs a command; returns its exit code by `SystemExit`."""
+    argv = sys.argv if argv is None else argv
+    name = argv[1] if len(argv) > 1 else "--help"
+    if name in ("--help", "-h", "help", "--helpfull"):
+        print(usage())
+        sys.exit(0)
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"Unknown command: {name!r}. The commands are: {known}.", file=sys.stderr)
+        sys.exit(2)
+    command = COMMANDS[name]
+    command.define_flags()
+    if {"--help", "-h", "-help", "--helpfull"} & set(argv[2:]):
+        print(command_usage(name))
+        sys.exit(0)
+    app.run(lambda rest: _run(name, rest), argv=[f"{argv[0]} {name}", *argv[2:]])
+
+
+def _run(name, rest):
+    if len(rest) > 1:
+        raise app.UsageError(f"Unexpected argument: {rest[1]!r}")
+    values = flags.FLAGS
+    logging.set_verbosity(logging.ERROR)
+    try:
+        COMMANDS[name].run(values)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command again resumes from the last checkpoint.", flush=True)
+        sys.exit(INTERRUPTED)
+    except ValueError as error:
+        if os.environ.get("KERAS_SWITCH_TRACEBACK"):
+            raise
+        print(f"keras-switch {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The recipe of `keras-switch pretrain`: from plain text to a model that fills blanks."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import keras
+
+from keras_switch import data
+from keras_switch.data import corpus as corpus_module
+from keras_switch.export import export_text_model
+from keras_switch.export import serve
+from keras_switch.training import callbacks
+from keras_switch.training import checkpoint as checkpoint_module
+from keras_switch.training import encoder_decoder
+from keras_switch.training import figures
+
+EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """What decides a run; `keras-switch pretrain --help` describes each field."""
+
+    corpus: str
+    vocabulary_size: int
+    inputs_length: int
+    batch_size: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    num_layers: int
+    num_experts: int
+    dtype: str
+    learning_rate: float
+    warmup_steps: int
+    epochs: int
+    steps_per_epoch: int
+    validation_steps: int
+    seed: int
+
+
+def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
+    """Trains, draws, exports and serves; resumes where an earlier run stopped.
+
+    Args:
+        config: `PretrainConfig`.
+        output_dir: Path of the directory that everything is written to.
+        restart: bool. Moves an earlier run aside and starts anew.
+        checkpoint_every: `"epoch"`, or int, a number of steps.
+    """
+    output_dir = pathlib.Path(output_dir)
+    if restart and output_dir.exists():
+        print(f"Moved the earlier run to {_move_aside(output_dir)}.")
+    _check_or_write_config(config, output_dir)
+    keras.utils.set_random_seed(config.seed)
+    vocabulary, train, validation = prepare_data(config, output_dir)
+    model = build_and_compile(config, vocabulary.size)
+    print(
+        f"Model: {model.count_params():,} parameters, {config.num_layers} + {config.num_layers} "
+        f"blocks, {config.num_experts} experts in every other one, {config.dtype}."
+    )
+    state, recorder = fit(config, model, train, validation, output_dir, checkpoint_every)
+    draw(config, state, recorder, output_dir)
+    path = export_text_model(model, vocabulary, output_dir / "saved_model")
+    print(f"Exported {path}, which takes and gives text.")
+    serve_in_another_process(path)
+
+
+def prepare_data(config, output_dir):
+    """Returns the vocabulary, and the batches to train on and to validate with."""
+    start = time.perf_counter()
+    lines, held_out = corpus_module.split_corpus(data.read_corpus(config.corpus or None))
+    path = output_dir / "vocabulary.model"
+    if path.exists():
+        vocabulary = data.Vocabulary.load(path)
+    else:
+        vocabulary = data.Vocabulary.train(lines, config.vocabulary_size)
+        vocabulary.save(path)
+    sizes = (vocabulary, config.inputs_length, config.batch_size)
+    tokens = vocabulary.tokenize_corpus(lines)
+    train = data.SpanCorruptionBatches(tokens, *sizes, seed=config.seed)
+    held_out = vocabulary.tokenize_corpus(held_out)
+    validation = data.SpanCorruptionBatches(held_out, *sizes, seed=config.seed + 1)
+    print(
+        f"Data: {len(lines):,} lines, {len(tokens):,} tokens of a vocabulary of "
+        f"{vocabulary.size:,}, {train.batches_per_epoch:,} batches a pass "
+        f"({time.perf_counter() - start:.0f} s)."
+    )
+    return vocabulary, train, validation
+
+
+def build_and_compile(config, vocabulary_size):
+    """Returns the compiled model."""
+    model = encoder_decoder.build(
+        vocabulary_size=vocabulary_size,
+        hidden_dim=config.hidden_dim,
+        intermediate_dim=config.intermediate_dim,
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        num_experts=config.num_experts,
+        dtype=config.dtype,
+        seed=config.seed,
+    )
+    rate = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=max(1, config.epochs * config.steps_per_epoch - config.warmup_steps),
+        alpha=0.1,
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight", dtype="float32"
+    )
+    model.compile(keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0), loss)
+    return model
+
+
+def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
+    """Trains to the end of the run, from its newest checkpoint if there is one.
+
+    Returns:
+        Pair of the final `TrainingState` and the `LoadRecorder`.
+    """
+    directory = output_dir / "checkpoints"
+    path = checkpoint_module.latest(directory)
+    state = checkpoint_module.TrainingState()
+    if path is not None:
+        state = checkpoint_module.restore(model, path)
+        finished = "finished: nothing left to train" if state.epoch >= config.epochs else "resumed"
+        print(f"Run in {output_dir} {finished}, at step {state.step}. --restart starts anew.")
+    recorder = callbacks.LoadRecorder(every=max(1, config.steps_per_epoch // 4))
+    checkpoint = checkpoint_module.Checkpoint(
+        directory, checkpoint_every, state=state, parts={"load": recorder}
+    )
+    validation_steps = min(config.validation_steps, validation.batches_per_epoch)
+    validation_data = validation.dataset(num_batches=validation_steps)
+
+    def run(epochs, steps):
+        model.fit(
+            train.dataset(first_batch=state.step),
+            initial_epoch=state.epoch,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            validation_data=validation_data,
+            callbacks=[
+                recorder,
+                checkpoint,
+                callbacks.StopOnInterrupt(checkpoint),
+                callbacks.ProgressBar(train.tokens_per_batch),
+            ],
+        )
+
+    if state.epoch_step:
+        run(state.epoch + 1, config.steps_per_epoch - state.epoch_step)
+    if state.epoch < config.epochs:
+        run(config.epochs, config.steps_per_epoch)
+    return state, recorder
+
+
+def draw(config, state, recorder, output_dir):
+    """Writes the figures of a run."""
+    losses = state.history["loss"]
+    held_out = state.history["val_loss"]
+    print(
+        f"Loss: {losses[0]:.2f} in the first epoch, {losses[-1]:.2f} in the last; on held-out "
+        f"text {held_out[0]:.2f} and {held_out[-1]:.2f}."
+    )
+    folder = output_dir / "figures"
+    title = f"Switch Transformer, {config.num_experts} experts, span corruption"
+    figures.plot_losses(state.history, folder / "loss.png", config.steps_per_epoch, title)
+    figures.plot_loads(recorder.windows, folder / "expert_load.png", recorder.every)
+    print(f"Figures: {folder / 'loss.png'}, {folder / 'expert_load.png'}.")
+
+
+def serve_in_another_process(path, text=EXAMPLE):
+    """Fills the blanks of a text in a process that has neither Keras nor this package."""
+    command = [sys.executable, serve.__file__, str(path), text]
+    subprocess.run(command, check=True)
+
+
+def _move_aside(directory):
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    return aside
+
+
+def _check_or_write_config(config, output_dir):
+    """Refuses to resume a run that was started with other settings."""
+    path = output_dir / "config.json"
+    ours = dataclasses.asdict(config)
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        differ = [name for name in ours if ours[name] != theirs.get(name)]
+        if differ:
+            pairs = ", ".join(f"{x}={ours[x]!r} (was {theirs.get(x)!r})" for x in differ)
+            raise ValueError(
+                f"The run in {output_dir} has other settings. Give the same ones to resume it, "
+                f"another --output_dir, or --restart. Received: {pairs}"
+            )
+        return
+    output_dir.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(ours, indent=2) + "\n")
+    os.replace(beside, path)
