@@ -110,7 +110,9 @@ class PlanTest(parameterized.TestCase):
         st.sampled_from(["position", "probability"]),
         st.sampled_from(["drop", "reroute"]),
     )
-    def test_equals_the_loop(self, seed, groups, size, experts, selected, slots, priority, overflow):
+    def test_equals_the_loop(
+        self, seed, groups, size, experts, selected, slots, priority, overflow
+    ):
         selected = 1 if overflow == "reroute" else min(selected, experts)
         self.check(seed, groups, size, experts, selected, slots, priority, overflow)
 
