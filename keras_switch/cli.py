@@ -36,12 +36,12 @@ def _pretrain_flags():
     flags.DEFINE_integer("num_layers", 2, "Blocks of the encoder, and of the decoder.", 2)
     flags.DEFINE_integer("num_experts", 8, "Experts of each sparse block.", lower_bound=1)
     flags.DEFINE_enum(
-        "dtype", "float32", ["float32", "bfloat16", "mixed_bfloat16"], "Dtype of the layers."
+        "dtype", "mixed_bfloat16", ["float32", "bfloat16", "mixed_bfloat16"], "Dtype of the layers."
     )
     flags.DEFINE_float("learning_rate", 3e-3, "The highest learning rate.", lower_bound=0.0)
-    flags.DEFINE_integer("warmup_steps", 50, "Steps to get there.", lower_bound=0)
-    flags.DEFINE_integer("epochs", 12, "Number of epochs.", lower_bound=1)
-    flags.DEFINE_integer("steps_per_epoch", 60, "Steps between two checkpoints.", lower_bound=1)
+    flags.DEFINE_integer("warmup_steps", 40, "Steps to get there.", lower_bound=0)
+    flags.DEFINE_integer("epochs", 10, "Number of epochs.", lower_bound=1)
+    flags.DEFINE_integer("steps_per_epoch", 40, "Steps between two checkpoints.", lower_bound=1)
     flags.DEFINE_integer("validation_steps", 8, "Batches of held-out text.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 

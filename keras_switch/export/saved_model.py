@@ -56,8 +56,13 @@ def write(model, function, signature, path, resources=()):
     archive.track(model)
     for resource in resources:
         archive.track(resource)
-    with dropless():
-        archive.add_endpoint("serving_default", function, input_signature=signature)
+
+    def serve(*inputs):
+        # The archive traces later, so the scope is entered in the trace.
+        with dropless():
+            return function(*inputs)
+
+    archive.add_endpoint("serving_default", serve, input_signature=signature)
     archive.write_out(beside / VERSION, verbose=False)
     if path.exists():
         os.replace(path, old)

@@ -116,7 +116,8 @@ def build_and_compile(config, vocabulary_size):
     loss = keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, reduction="mean_with_sample_weight", dtype="float32"
     )
-    model.compile(keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0), loss)
+    optimizer = keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0)
+    model.compile(optimizer, loss, jit_compile=False)
     return model
 
 

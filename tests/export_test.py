@@ -1,0 +1,161 @@
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_switch import export
+from keras_switch.data import Vocabulary
+from keras_switch.export import blanks
+from keras_switch.export import serve
+from keras_switch.export import text_model
+from keras_switch.layers import SwitchDense
+from keras_switch.layers import dropless
+from keras_switch.training import encoder_decoder
+
+LINES = ["The people of the states.", "The union of the people.", "A nation of laws."] * 30
+
+
+def saved_model_cli(path, inputs_name, expression):
+    """Runs a SavedModel in a session, as TensorFlow Serving loads it."""
+    code = "from tensorflow.python.tools import saved_model_cli as c; c.main()"
+    command = [sys.executable, "-c", code, "run", "--dir", str(path), "--tag_set", "serve"]
+    command += ["--signature_def", "serving_default"]
+    command += ["--input_exprs", f"{inputs_name}={expression}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+class FillTest(unittest.TestCase):
+    def fill(self, inputs, completions):
+        return blanks.fill(tf.constant(inputs), tf.constant(completions), 90, 99).to_list()
+
+    def test_spans_take_the_place_of_their_sentinels(self):
+        self.assertEqual(
+            self.fill([[5, 99, 6, 98, 7, 1, 0]], [[99, 20, 21, 98, 22, 1]]),
+            [[5, 20, 21, 6, 22, 7]],
+        )
+
+    def test_order_missing_spans_and_strays_do_not_matter(self):
+        self.assertEqual(
+            self.fill(
+                [[99, 5, 98, 6, 1]] * 3, [[98, 20, 99, 21, 1], [30, 99, 20, 97, 31], [1] * 5]
+            ),
+            [[21, 5, 20, 6], [20, 5, 6], [5, 6]],
+        )
+
+
+class SavedModelTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        cls.directory = pathlib.Path(directory.name)
+        inputs = keras.Input((None, 4), name="x")
+        layer = SwitchDense(4, 8, dtype="float32", seed=1, min_capacity=1, eval_capacity_factor=0.5)
+        cls.model = keras.Model(inputs, layer(inputs))
+        cls.path = export.export_saved_model(cls.model, cls.directory / "layer")
+        cls.serve = tf.saved_model.load(str(cls.path)).signatures["serving_default"]
+
+    def test_equals_the_dropless_model(self):
+        x = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+        (outputs,) = self.serve(x=tf.constant(x)).values()
+        with dropless():
+            expected = self.model(x)
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+        self.assertGreater(np.abs(outputs - self.model(x)).max(), 1e-4)
+
+    def test_an_answer_does_not_depend_on_its_neighbours(self):
+        x = np.random.default_rng(1).normal(size=(6, 5, 4)).astype("float32")
+        (together,) = self.serve(x=tf.constant(x)).values()
+        (alone,) = self.serve(x=tf.constant(x[2:3])).values()
+        np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
+
+    def test_a_session_gives_the_same_numbers(self):
+        output = saved_model_cli(self.path, "x", "[[[1.0, 1.0, 1.0, 1.0]]]")
+        (expected,) = self.serve(x=tf.ones((1, 1, 4))).values()
+        numbers = output[output.rindex("[[[") :].strip("[] \n").split()
+        np.testing.assert_allclose([float(x) for x in numbers], expected[0, 0], atol=1e-6)
+
+    def test_exporting_again_replaces_the_model(self):
+        path = export.export_saved_model(self.model, self.directory / "twice")
+        self.assertEqual(export.export_saved_model(self.model, self.directory / "twice"), path)
+        self.assertEqual([p.name for p in (self.directory / "twice").iterdir()], ["1"])
+        self.assertEqual(list(self.directory.glob(".*")), [])
+
+    def test_bad_models_are_explained(self):
+        with self.assertRaisesRegex(ValueError, "`model` must be a built functional or Sequential"):
+            export.export_saved_model(keras.Sequential([]), self.directory / "bad")
+
+
+class TextModelTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        cls.vocabulary = Vocabulary.train(LINES, vocabulary_size=30, num_sentinels=10)
+        cls.model = encoder_decoder.build(
+            vocabulary_size=30,
+            hidden_dim=16,
+            intermediate_dim=32,
+            num_heads=2,
+            num_layers=2,
+            num_experts=4,
+            dtype="float32",
+            seed=3,
+        )
+        cls.path = export.export_text_model(
+            cls.model, cls.vocabulary, pathlib.Path(directory.name) / "text", max_length=12
+        )
+        cls.serve = tf.saved_model.load(str(cls.path)).signatures["serving_default"]
+
+    def decode_without_caches(self, text):
+        ids = [*self.vocabulary.tokenize([text])[0].numpy(), 1]
+        written = [0]
+        for _ in range(12):
+            with dropless():
+                inputs = {"encoder_token_ids": [ids], "decoder_token_ids": [written]}
+                logits = self.model({name: np.array(x) for name, x in inputs.items()})
+            written.append(int(np.argmax(logits[0, -1])))
+            if written[-1] == 1:
+                break
+        return written[1:] + [0] * (13 - len(written))
+
+    def test_equals_decoding_without_caches(self):
+        for text in ("The people<extra_id_0> of the states.", "A nation<extra_id_0>."):
+            ids = self.serve(text=tf.constant([text]))["ids"].numpy()[0].tolist()
+            self.assertEqual(ids, self.decode_without_caches(text))
+
+    def test_an_answer_does_not_depend_on_its_neighbours(self):
+        texts = ["The<extra_id_0> of laws.", "A nation of people of the states of the union."]
+        together = self.serve(text=tf.constant(texts))
+        for number, text in enumerate(texts):
+            alone = self.serve(text=tf.constant([text]))
+            for name in ("filled", "completion", "ids"):
+                np.testing.assert_array_equal(together[name][number], alone[name][0])
+
+    def test_answers_without_keras_and_in_a_session(self):
+        text = "The people<extra_id_0> of the states."
+        expected = self.serve(text=tf.constant([text]))["filled"].numpy()[0].decode()
+        command = [sys.executable, serve.__file__, str(self.path), text]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        self.assertIn(f"Filled: {expected}", output)
+        self.assertIn("without keras or keras_switch", output)
+
+    def test_bad_arguments_are_explained(self):
+        with self.assertRaisesRegex(ValueError, "`max_length` must be a positive integer"):
+            export.export_text_model(self.model, self.vocabulary, "/nowhere", max_length=0)
+        other = Vocabulary.train(LINES, vocabulary_size=29, num_sentinels=9)
+        with self.assertRaisesRegex(ValueError, "`vocabulary` must be the model's own"):
+            export.export_text_model(self.model, other, "/nowhere")
+
+    def test_the_decoder_writes_as_many_ids_as_asked(self):
+        decoder = text_model.GreedyDecoder(self.model, 5)
+        self.assertEqual(decoder(tf.constant([[5, 6, 1, 0]])).shape, (1, 5))
+
+
+if __name__ == "__main__":
+    unittest.main()
