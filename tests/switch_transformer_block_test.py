@@ -1,6 +1,8 @@
+import json
 import os
 import tempfile
 import unittest
+import warnings
 
 import keras
 import numpy as np
@@ -196,6 +198,55 @@ class BlockTest(parameterized.TestCase):
         expected = model.predict(short, verbose=0)
         np.testing.assert_allclose(model.predict(long, verbose=0)[:, :3], expected, atol=1e-5)
 
+    def test_implicit_mask_of_the_encoder(self):
+        block = make(cross_attention=True)
+        embedding = keras.layers.Embedding(10, 8, mask_zero=True)
+        x = tokens(1, 3, 8)
+        expected = run(block, x, embedding(np.array([[3, 4]])))
+        outputs = run(block, x, embedding(np.array([[3, 4, 0, 0]])))
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+
+    def test_a_bias_is_not_rounded_to_bfloat16(self):
+        block = make(None, relative_attention=False, dtype="mixed_bfloat16")
+        seen = []
+        x = tokens(1, 3, 8)
+        block(x)
+        block.self_attention.call = lambda x, *args, bias, **kwargs: (seen.append(bias), (x, None))[
+            1
+        ]
+        block(x, position_bias=ops.ones((1, 2, 3, 3), "float32"))
+        self.assertEqual(keras.backend.standardize_dtype(seen[0].dtype), "float32")
+
+    def test_symbolic_call_with_caches(self):
+        block = make(causal=True, cross_attention=True)
+        inputs, encoded = keras.KerasTensor((2, 1, 8)), keras.KerasTensor((2, 3, 8))
+        cache, crossed = keras.KerasTensor((2, 2, 6, 2, 4)), keras.KerasTensor((2, 2, 3, 2, 4))
+        outputs = block(
+            inputs,
+            encoded,
+            self_attention_cache=cache,
+            cache_update_index=0,
+            cross_attention_cache=crossed,
+        )
+        shapes = [x.shape for x in outputs]
+        self.assertEqual(shapes, [inputs.shape, cache.shape, crossed.shape])
+        self.assertEqual(block.compute_output_shape((None, None, 8)), (None, None, 8))
+
+    def test_masks_do_not_warn(self):
+        embedding = keras.layers.Embedding(10, 8, mask_zero=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for num_experts in (None, 4):
+                make(num_experts, causal=True)(embedding(np.array([[3, 4, 0]])))
+        self.assertEqual([str(w.message) for w in caught if "mask" in str(w.message)], [])
+
+    def test_config_is_plain(self):
+        block = make(switch={"router_initializer": keras.initializers.RandomNormal(0.0, 0.5)})
+        config = json.loads(json.dumps(block.get_config()))
+        again = SwitchTransformerBlock.from_config(config)
+        again.build((None, None, 8))
+        self.assertEqual(again.feed_forward.router_initializer.stddev, 0.5)
+
     @parameterized.product(jit=[False, True], num_experts=[None, 4])
     def test_trains_and_every_weight_moves(self, jit, num_experts):
         inputs, encoded = keras.Input((None, 8)), keras.Input((None, 8))
@@ -298,6 +349,31 @@ class BadInputTest(parameterized.TestCase):
             ({}, {"padding_mask": ops.ones((2, 4), "bool")}, "`padding_mask` must have rank 2"),
             ({}, {"padding_mask": ops.ones((2, 5, 5), "bool")}, "`padding_mask` must have rank 2"),
             ({}, {"attention_mask": ops.ones((2, 5), "bool")}, "`attention_mask` must have rank 3"),
+            (
+                {"causal": True, "cross_attention": True},
+                {"encoder_sequence": x, "self_attention_cache": cache, "cache_update_index": 0},
+                "needs `cross_attention_cache`",
+            ),
+            (
+                {"cross_attention": True},
+                {"encoder_sequence": tokens(2, 3, 6)},
+                "`encoder_sequence` must have rank 3 and be as wide",
+            ),
+            (
+                {"cross_attention": True},
+                {"cross_attention_cache": cache[0]},
+                "`cross_attention_cache` must have the shape",
+            ),
+            (
+                {"cross_attention": True},
+                {"encoder_sequence": x, "encoder_padding_mask": ops.ones((2, 4), "bool")},
+                "`encoder_padding_mask` must have rank 2",
+            ),
+            (
+                {"cross_attention": True},
+                {"encoder_sequence": x, "cross_attention_mask": ops.ones((2, 5), "bool")},
+                "`cross_attention_mask` must have rank 3",
+            ),
         ]
         for init, call, message in cases:
             with self.assertRaisesRegex(ValueError, message):

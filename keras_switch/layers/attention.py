@@ -29,7 +29,8 @@ class Attention(keras.layers.Layer):
         keys: Tensor of shape `(batch, key_length, dim)`, or `None` to use only the cache.
         bias: Optional float32 tensor that broadcasts to
             `(batch, num_heads, query_length, key_length)`.
-        mask: Optional boolean tensor that broadcasts like `bias`. False is not seen.
+        attention_mask: Optional boolean tensor that broadcasts like `bias`. False is not
+            seen.
         query_mask: Optional boolean tensor `(batch, query_length)`: padding takes no
             slot of an expert.
         key_mask: Likewise, `(batch, key_length)`.
@@ -45,10 +46,11 @@ class Attention(keras.layers.Layer):
     """
 
     def __init__(self, num_heads, key_value_dim, dropout=0.0, switch=None, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # A bias stays float32.
         self.num_heads = num_heads
         self.key_value_dim = key_value_dim
         self.switch = switch
+        self.supports_masking = True
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, queries_shape, keys_shape=None):
@@ -99,7 +101,7 @@ class Attention(keras.layers.Layer):
         queries,
         keys=None,
         bias=None,
-        mask=None,
+        attention_mask=None,
         query_mask=None,
         key_mask=None,
         cache=None,
@@ -115,8 +117,8 @@ class Attention(keras.layers.Layer):
         logits = ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), "float32")
         if bias is not None:
             logits = logits + ops.cast(bias, "float32")
-        if mask is not None:
-            logits = ops.where(mask, logits, -1e9)
+        if attention_mask is not None:
+            logits = ops.where(attention_mask, logits, -1e9)
         weights = ops.cast(ops.softmax(logits, axis=-1), v.dtype)
         weights = self.dropout(weights, training=training)
         outputs = ops.einsum("bhqt,bthk->bqhk", weights, v)

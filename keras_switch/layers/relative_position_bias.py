@@ -87,6 +87,7 @@ class RelativePositionBias(keras.layers.Layer):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
+        self.supports_masking = True
 
     def build(self, queries_shape, keys_shape=None):
         self.embedding = self.add_weight(
@@ -109,6 +110,9 @@ class RelativePositionBias(keras.layers.Layer):
         keys = queries if keys is None else keys
         shape = (1, self.num_heads, queries.shape[1], keys.shape[1])
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_mask(self, queries, previous_mask=None):
+        return None
 
     def get_config(self):
         config = super().get_config()

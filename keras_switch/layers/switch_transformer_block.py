@@ -1,27 +1,17 @@
 """One block of a Switch Transformer."""
 
 import contextlib
-import inspect
 
 import keras
 from keras import ops
 
-from keras_switch.layers import checks
+from keras_switch.layers import block_checks
 from keras_switch.layers.attention import Attention
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.feed_forward import FeedForward
 from keras_switch.layers.relative_position_bias import RelativePositionBias
 from keras_switch.layers.scopes import dropless
 from keras_switch.layers.switch_dense import SwitchDense
-
-# What the block itself passes to its Switch layers.
-_OWN = ("self", "num_experts", "intermediate_dim", "activation", "gated", "dtype", "kwargs")
-_SWITCH_ARGUMENTS = frozenset(inspect.signature(SwitchDense.__init__).parameters) - {
-    *_OWN,
-    "kernel_initializer",
-    "output_dim",
-    "seed",
-}
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
@@ -67,7 +57,8 @@ class SwitchTransformerBlock(keras.layers.Layer):
         padding_mask: Boolean tensor `(batch, length)`, False at padding. Defaults to the
             Keras mask of `inputs`.
         attention_mask: Boolean tensor `(batch, length, key_length)`, for packed rows.
-        encoder_padding_mask: Boolean tensor `(batch, encoder_length)`.
+        encoder_padding_mask: Boolean tensor `(batch, encoder_length)`. Defaults to the
+            Keras mask of `encoder_sequence`.
         cross_attention_mask: Boolean tensor `(batch, length, encoder_length)`.
         position_bias: Tensor that broadcasts to `(batch, num_heads, length, key_length)`.
         self_attention_cache: Tensor `(batch, 2, max_length, num_heads, key_value_dim)`.
@@ -128,37 +119,9 @@ class SwitchTransformerBlock(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.seed = seed
         self.switch = dict(switch or {})
-        self._validate()
+        block_checks.check_arguments(self)
         self.supports_masking = True
-
-    def _validate(self):
-        checks.check_positive_integer("num_heads", self.num_heads)
-        checks.check_positive_integer("intermediate_dim", self.intermediate_dim)
-        for name in ("num_experts", "key_value_dim"):
-            if getattr(self, name) is not None:
-                checks.check_positive_integer(name, getattr(self, name))
-        for name in ("causal", "cross_attention", "gated", "relative_attention"):
-            checks.check_bool(name, getattr(self, name))
-        checks.check_bool("expert_attention", self.expert_attention)
-        checks.check_number("dropout", self.dropout, 0, 1)
-        checks.check_positive_number("layer_norm_epsilon", self.layer_norm_epsilon)
-        unknown = sorted(set(self.switch) - _SWITCH_ARGUMENTS)
-        if unknown:
-            raise ValueError(
-                f"`switch` takes these arguments of `SwitchDense`: {sorted(_SWITCH_ARGUMENTS)}. "
-                f"Received: {unknown}"
-            )
-        if self.num_experts is None and (self.switch or self.expert_attention):
-            raise ValueError(
-                "`switch` and `expert_attention` need `num_experts`. Received: "
-                f"num_experts=None, switch={self.switch}, expert_attention={self.expert_attention}"
-            )
-        if self.causal and self.switch.get("priority") == "probability":
-            raise ValueError(
-                'A causal block cannot have `priority="probability"`: later tokens would decide '
-                "which earlier ones find room. Received: causal=True, "
-                f"switch={self.switch}"
-            )
+        self.autocast = False  # A position bias stays float32.
 
     def _switch_arguments(self):
         return {
@@ -222,6 +185,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
         layer = keras.layers.RMSNormalization(
             epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
         )
+        layer.supports_masking = True
         layer.build(shape)
         return layer
 
@@ -256,10 +220,21 @@ class SwitchTransformerBlock(keras.layers.Layer):
         training=None,
     ):
         cache, index = self_attention_cache, cache_update_index
-        self._check_call(inputs, encoder_sequence, cache, index, cross_attention_cache)
+        block_checks.check_sequences(self, inputs, encoder_sequence, cross_attention_cache)
+        block_checks.check_caches(self, cache, index, cross_attention_cache)
         if padding_mask is None:
             padding_mask = getattr(inputs, "_keras_mask", None)
-        self._check_masks(inputs, padding_mask, attention_mask)
+        if encoder_padding_mask is None:
+            encoder_padding_mask = getattr(encoder_sequence, "_keras_mask", None)
+        masks = {
+            "padding_mask": padding_mask,
+            "attention_mask": attention_mask,
+            "encoder_padding_mask": encoder_padding_mask,
+            "cross_attention_mask": cross_attention_mask,
+        }
+        caches = (cache, cross_attention_cache)
+        block_checks.check_masks(inputs, encoder_sequence, *caches, masks)
+        inputs = ops.cast(inputs, self.compute_dtype)
         with contextlib.nullcontext() if cache is None else dropless():
             x, cache = self._attend_to_self(
                 inputs, padding_mask, attention_mask, position_bias, cache, index, training
@@ -292,7 +267,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
             normed,
             normed,
             bias=bias,
-            mask=mask,
+            attention_mask=mask,
             query_mask=padding_mask,
             key_mask=padding_mask,
             cache=cache,
@@ -305,7 +280,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
         outputs, cache = self.encoder_attention(
             self.encoder_attention_norm(x),
             encoder_sequence,
-            mask=mask,
+            attention_mask=mask,
             cache=cache,
             cache_update_index=0,
             training=training,
@@ -320,41 +295,8 @@ class SwitchTransformerBlock(keras.layers.Layer):
             outputs = self.feed_forward(normed, mask=padding_mask, training=training)
         return x + self.residual_dropout(outputs, training=training)
 
-    def _check_call(self, inputs, encoder_sequence, cache, index, cross_cache):
-        if encoder_sequence is not None and not self.cross_attention:
-            raise ValueError("`encoder_sequence` needs a block with `cross_attention=True`.")
-        if self.cross_attention and encoder_sequence is None and cross_cache is None:
-            raise ValueError(
-                "A block with `cross_attention=True` needs `encoder_sequence`, or a "
-                "`cross_attention_cache` that was filled from it. Received neither."
-            )
-        if cache is None:
-            if index is not None:
-                raise ValueError("`cache_update_index` needs `self_attention_cache`.")
-            return
-        if not self.causal:
-            raise ValueError("`self_attention_cache` needs a block with `causal=True`.")
-        if index is None:
-            raise ValueError("`self_attention_cache` needs `cache_update_index`.")
-        if len(cache.shape) != 5 or cache.shape[1] != 2:
-            raise ValueError(
-                "`self_attention_cache` must have the shape `(batch, 2, max_length, num_heads, "
-                f"key_value_dim)`. Received: self_attention_cache.shape={tuple(cache.shape)}"
-            )
-
-    def _check_masks(self, inputs, padding_mask, attention_mask):
-        masks = {"padding_mask": (padding_mask, 2), "attention_mask": (attention_mask, 3)}
-        for name, (mask, rank) in masks.items():
-            if mask is None:
-                continue
-            pairs = zip(mask.shape, inputs.shape[:2])
-            clash = any(None not in pair and 1 != pair[0] != pair[1] for pair in pairs)
-            if len(mask.shape) != rank or clash:
-                raise ValueError(
-                    f"`{name}` must have rank {rank} and begin with the batch and length of the "
-                    f"inputs, {tuple(inputs.shape[:2])}. Received: {name}.shape="
-                    f"{tuple(mask.shape)}"
-                )
+    def compute_output_shape(self, inputs_shape, encoder_sequence_shape=None):
+        return tuple(inputs_shape)
 
     def compute_output_spec(
         self,
@@ -364,13 +306,14 @@ class SwitchTransformerBlock(keras.layers.Layer):
         self_attention_cache=None,
         cache_update_index=None,
         cross_attention_cache=None,
-        padding_mask=None,
-        attention_mask=None,
-        **kwargs,
+        training=None,
+        position_bias=None,
+        **masks,
     ):
         cache, cross_cache = self_attention_cache, cross_attention_cache
-        self._check_call(inputs, encoder_sequence, cache, cache_update_index, cross_cache)
-        self._check_masks(inputs, padding_mask, attention_mask)
+        block_checks.check_sequences(self, inputs, encoder_sequence, cross_cache)
+        block_checks.check_caches(self, cache, cache_update_index, cross_cache)
+        block_checks.check_masks(inputs, encoder_sequence, cache, cross_cache, masks)
         outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if cache is None:
             return outputs
@@ -382,9 +325,10 @@ class SwitchTransformerBlock(keras.layers.Layer):
         names = (
             "num_heads intermediate_dim num_experts key_value_dim causal cross_attention "
             "dropout gated layer_norm_epsilon relative_attention num_buckets max_distance "
-            "expert_attention seed switch"
+            "expert_attention seed"
         )
         config.update({name: getattr(self, name) for name in names.split()})
+        config["switch"] = keras.saving.serialize_keras_object(dict(self.switch))
         config["activation"] = keras.activations.serialize(self.activation)
         config["kernel_initializer"] = keras.initializers.serialize(self.kernel_initializer)
         return config
