@@ -282,7 +282,7 @@ class SwitchDense(keras.layers.Layer):
 
     def reset_figures(self):
         """Starts the averages of `figures` anew."""
-        self.routing_totals.assign(ops.zeros_like(self.routing_totals))
+        self.routing_totals.assign(ops.zeros(self.routing_totals.shape))
 
     def _logs(self):
         """The scalar figures under names that are unique in a model."""
