@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 import sys
 import typing
 
@@ -13,6 +14,7 @@ from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402
 
 INTERRUPTED = 130
+EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
 
 
 class Command(typing.NamedTuple):
@@ -47,26 +49,19 @@ def _pretrain_flags():
 
 
 def _pretrain(values):
-    _start_tensorflow_quietly()
+    from keras_switch.training import quiet
+
+    quiet.start_tensorflow()
+    from keras_switch import export
     from keras_switch.training import pretrain
 
     names = [field.name for field in dataclasses.fields(pretrain.PretrainConfig)]
     config = pretrain.PretrainConfig(**{name: values[name].value for name in names})
-    pretrain.pretrain(config, values.output_dir, restart=values.restart)
-
-
-def _start_tensorflow_quietly():
-    """Hides what TensorFlow says about the machine before its log level applies."""
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as null:
-        os.dup2(null.fileno(), 2)
-    try:
-        import tensorflow as tf
-
-        tf.config.list_logical_devices()
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    model, vocabulary = pretrain.pretrain(config, values.output_dir, restart=values.restart)
+    output_dir = pathlib.Path(values.output_dir)
+    path = export.export_text_model(model, vocabulary, output_dir / "saved_model")
+    print(f"Exported {path}, which takes and gives text.")
+    export.ask_in_another_process(path, EXAMPLE)
 
 
 COMMANDS = {

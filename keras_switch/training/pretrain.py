@@ -4,22 +4,16 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
 import keras
 
 from keras_switch import data
 from keras_switch.data import corpus as corpus_module
-from keras_switch.export import export_text_model
-from keras_switch.export import serve
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
 from keras_switch.training import encoder_decoder
 from keras_switch.training import figures
-
-EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +39,16 @@ class PretrainConfig:
 
 
 def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
-    """Trains, draws, exports and serves; resumes where an earlier run stopped.
+    """Trains and draws; resumes where an earlier run stopped.
 
     Args:
         config: `PretrainConfig`.
         output_dir: Path of the directory that everything is written to.
         restart: bool. Moves an earlier run aside and starts anew.
         checkpoint_every: `"epoch"`, or int, a number of steps.
+
+    Returns:
+        Pair of the trained model and its `Vocabulary`.
     """
     output_dir = pathlib.Path(output_dir)
     if restart and output_dir.exists():
@@ -66,9 +63,7 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     )
     state, recorder = fit(config, model, train, validation, output_dir, checkpoint_every)
     draw(config, state, recorder, output_dir)
-    path = export_text_model(model, vocabulary, output_dir / "saved_model")
-    print(f"Exported {path}, which takes and gives text.")
-    serve_in_another_process(path)
+    return model, vocabulary
 
 
 def prepare_data(config, output_dir):
@@ -176,12 +171,6 @@ def draw(config, state, recorder, output_dir):
     figures.plot_losses(state.history, folder / "loss.png", config.steps_per_epoch, title)
     figures.plot_loads(recorder.windows, folder / "expert_load.png", recorder.every)
     print(f"Figures: {folder / 'loss.png'}, {folder / 'expert_load.png'}.")
-
-
-def serve_in_another_process(path, text=EXAMPLE):
-    """Fills the blanks of a text in a process that has neither Keras nor this package."""
-    command = [sys.executable, serve.__file__, str(path), text]
-    subprocess.run(command, check=True)
 
 
 def _move_aside(directory):
