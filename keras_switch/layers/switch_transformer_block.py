@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 from keras import ops
+from keras.src.backend.common.masking import get_keras_mask
 
 from keras_switch.layers import block_checks
 from keras_switch.layers.attention import Attention
@@ -223,9 +224,9 @@ class SwitchTransformerBlock(keras.layers.Layer):
         block_checks.check_sequences(self, inputs, encoder_sequence, cross_attention_cache)
         block_checks.check_caches(self, cache, index, cross_attention_cache)
         if padding_mask is None:
-            padding_mask = getattr(inputs, "_keras_mask", None)
+            padding_mask = get_keras_mask(inputs)
         if encoder_padding_mask is None:
-            encoder_padding_mask = getattr(encoder_sequence, "_keras_mask", None)
+            encoder_padding_mask = get_keras_mask(encoder_sequence)
         masks = {
             "padding_mask": padding_mask,
             "attention_mask": attention_mask,
