@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import keras
 import numpy as np
@@ -11,11 +12,12 @@ import tensorflow as tf
 from keras_switch import export
 from keras_switch.data import Vocabulary
 from keras_switch.export import blanks
+from keras_switch.export import saved_model
 from keras_switch.export import serve
 from keras_switch.export import text_model
 from keras_switch.layers import SwitchDense
 from keras_switch.layers import dropless
-from keras_switch.training import encoder_decoder
+from keras_switch.models import encoder_decoder
 
 LINES = ["The people of the states.", "The union of the people.", "A nation of laws."] * 30
 
@@ -80,11 +82,30 @@ class SavedModelTest(unittest.TestCase):
         numbers = output[output.rindex("[[[") :].strip("[] \n").split()
         np.testing.assert_allclose([float(x) for x in numbers], expected[0, 0], atol=1e-6)
 
-    def test_exporting_again_replaces_the_model(self):
-        path = export.export_saved_model(self.model, self.directory / "twice")
-        self.assertEqual(export.export_saved_model(self.model, self.directory / "twice"), path)
-        self.assertEqual([p.name for p in (self.directory / "twice").iterdir()], ["1"])
+    def test_exporting_again_writes_the_next_version(self):
+        root = self.directory / "twice"
+        for number in (1, 2):
+            path = export.export_saved_model(self.model, root)
+            self.assertEqual(path, root / str(number))
+        self.assertEqual(sorted(p.name for p in root.iterdir()), ["1", "2"])
         self.assertEqual(list(self.directory.glob(".*")), [])
+
+    def test_a_failed_write_loses_nothing_and_leaves_no_half(self):
+        root = self.directory / "failed"
+        export.export_saved_model(self.model, root)
+        with unittest.mock.patch.object(saved_model, "_sync", side_effect=OSError("full")):
+            with self.assertRaisesRegex(OSError, "full"):
+                export.export_saved_model(self.model, root)
+        self.assertEqual([p.name for p in root.iterdir()], ["1"])
+        self.assertEqual(export.export_saved_model(self.model, root), root / "2")
+        self.assertEqual(list(self.directory.glob(".failed*")), [])
+
+    def test_another_backend_is_explained(self):
+        with unittest.mock.patch("keras.config.backend", return_value="jax"):
+            with self.assertRaisesRegex(ValueError, "need the TensorFlow backend.*'jax'"):
+                export.export_saved_model(self.model, self.directory / "jax")
+            with self.assertRaisesRegex(ValueError, "need the TensorFlow backend.*'jax'"):
+                export.export_text_model(self.model, None, self.directory / "jax")
 
     def test_bad_models_are_explained(self):
         with self.assertRaisesRegex(ValueError, "`model` must be a built functional or Sequential"):
@@ -119,7 +140,7 @@ class TextModelTest(unittest.TestCase):
             with dropless():
                 inputs = {"encoder_token_ids": [ids], "decoder_token_ids": [written]}
                 logits = self.model({name: np.array(x) for name, x in inputs.items()})
-            written.append(int(np.argmax(logits[0, -1])))
+            written.append(int(np.argmax(logits[0, -1, 1:])) + 1)
             if written[-1] == 1:
                 break
         return written[1:] + [0] * (13 - len(written))
@@ -152,9 +173,17 @@ class TextModelTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "`vocabulary` must be the model's own"):
             export.export_text_model(self.model, other, "/nowhere")
 
+    def test_a_process_that_fails_is_explained(self):
+        with self.assertRaisesRegex(RuntimeError, "was to answer failed.*exit code 1(.|\n)*Error"):
+            export.ask_in_another_process("/nowhere", "The people.")
+
     def test_the_decoder_writes_as_many_ids_as_asked(self):
         decoder = text_model.GreedyDecoder(self.model, 5)
         self.assertEqual(decoder(tf.constant([[5, 6, 1, 0]])).shape, (1, 5))
+
+    def test_the_decoder_never_writes_padding(self):
+        logits = tf.constant([[9.0, 1.0, 2.0, 8.0], [9.0, -1.0, -2.0, -8.0]])
+        self.assertEqual(text_model._likeliest(logits).numpy().tolist(), [3, 1])
 
 
 if __name__ == "__main__":

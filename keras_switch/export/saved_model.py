@@ -9,8 +9,6 @@ import tensorflow as tf
 
 from keras_switch.layers import dropless
 
-VERSION = "1"
-
 
 def export_saved_model(model, path):
     """Exports a functional model as a SavedModel whose experts drop no token.
@@ -20,15 +18,16 @@ def export_saved_model(model, path):
 
     Args:
         model: `keras.Model`, functional or `Sequential`.
-        path: Path of the directory of versions. Version 1 is written, whole or not at
-            all, in the place of what was there.
+        path: Path of the directory of versions. The next free one, from 1 on, is
+            written, whole or not at all.
 
     Returns:
         Path of the version.
 
     Raises:
-        ValueError: If the model has no known inputs.
+        ValueError: If the model has no known inputs, or the Keras backend is not TensorFlow.
     """
+    check_backend()
     if not isinstance(model, keras.Model) or not model.built or not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be a built functional or Sequential model. "
@@ -40,18 +39,26 @@ def export_saved_model(model, path):
     return write(model, lambda inputs: model(inputs, training=False), [signature], path)
 
 
+def check_backend():
+    """Requires the TensorFlow backend, whose variables a SavedModel can hold."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            "SavedModels need the TensorFlow backend: set KERAS_BACKEND=tensorflow. "
+            f"Received: keras.config.backend()={keras.config.backend()!r}"
+        )
+
+
 def write(model, function, signature, path, resources=()):
-    """Writes a function that uses a model's variables as a SavedModel's version 1.
+    """Writes a function that uses a model's variables as the next version in a directory.
 
     `ExportArchive` makes the variables loadable outside Python too, where
-    `tf.saved_model.save` of a Keras 3 model does not.
+    `tf.saved_model.save` of a Keras 3 model does not. A kill leaves the versions before
+    as they were, and no half of a new one.
     """
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.tmp")
-    old = path.with_name(f".{path.name}.old.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in (beside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
+    path.mkdir(parents=True, exist_ok=True)
     archive = keras.export.ExportArchive()
     archive.track(model)
     for resource in resources:
@@ -63,9 +70,23 @@ def write(model, function, signature, path, resources=()):
             return function(*inputs)
 
     archive.add_endpoint("serving_default", serve, input_signature=signature)
-    archive.write_out(beside / VERSION, verbose=False)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(beside, path)
-    shutil.rmtree(old, ignore_errors=True)
-    return path / VERSION
+    archive.write_out(beside, verbose=False)
+    for written in (*beside.rglob("*"), beside):
+        _sync(written)
+    version = path / str(_next_version(path))
+    beside.rename(version)
+    _sync(path)
+    return version
+
+
+def _next_version(path):
+    """TensorFlow Serving loads the highest number, and reloads only a new one."""
+    return 1 + max((int(x.name) for x in path.iterdir() if x.name.isdecimal()), default=0)
+
+
+def _sync(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,9 +10,9 @@ import keras
 
 from keras_switch import data
 from keras_switch.data import corpus as corpus_module
+from keras_switch.models import encoder_decoder
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
-from keras_switch.training import encoder_decoder
 from keras_switch.training import figures
 
 
