@@ -1,203 +1,143 @@
-"""Times SwitchDense against dense layers and other dispatches, side by side.
+"""Times SwitchDense against dense layers, other dispatches and other libraries.
 
     make bench                            # the whole table
     python benchmarks/layer.py --quick    # 16 experts, float32, not jitted
 
-Every row is one process. Its contenders take turns, step by step, and each printed
-figure is a median of ratios within pairs: this machine's speed does not matter, nor
-does a neighbour's load.
+The contenders take turns, step by step, each library in a process of its own, and each
+printed figure is a median of ratios within a turn: this machine's speed does not matter,
+nor does a neighbour's load. Hugging Face's layer needs an environment with torch and
+transformers, which `make bench` sets up; without it, its column stays empty.
 """
 
 import argparse
-import json
-import os
-import resource
-import subprocess
+import contextlib
+import pathlib
+import statistics
 import sys
 import time
 
-TOKENS, DIM, HIDDEN = 4096, 256, 1024
-COLUMNS = {
-    "slots": "SwitchDense / dense over the slots",
-    "tokens": "SwitchDense / dense over the tokens",
-    "dropless": "dropless / dense over the tokens",
-    "one_hot": "one-hot dispatch / SwitchDense",
-    "kerashub": "KerasHub's Mixtral block / SwitchDense",
-}
+import report
+import worker
+
+HERE = pathlib.Path(__file__).resolve().parent
+TORCH = HERE.parent / ".venv-prove-huggingface" / "bin" / "python"
+KERAS = ("switch", "dropless", "slots", "tokens", "one_hot", "kerashub")
+# These take long, and differ by much: a few turns tell.
+EXPENSIVE, EXPENSIVE_TURNS = ("one_hot", "kerashub", "huggingface", "hf_bfloat16"), 5
+SIZES_FOR_KERASHUB = (16,)
+# Column, numerator, denominator, meaning.
+RATIOS = (
+    ("slots", "switch", "slots", "SwitchDense / dense over the slots: at most 1.10 at 16 experts"),
+    ("tokens", "switch", "tokens", "SwitchDense / dense over the tokens: at most 1.375, likewise"),
+    ("dropless", "dropless", "tokens", "dropless / dense over the tokens: at most 1.10"),
+    ("one_hot", "one_hot", "switch", "one-hot dispatch / SwitchDense: at least 2 from 16 experts"),
+    ("kerashub", "kerashub", "switch", "KerasHub's Mixtral block / SwitchDense: at least 8 at 16"),
+    ("huggingface", "huggingface", "switch", "Hugging Face's sparse MLP / SwitchDense: above 1"),
+    ("hf_bfloat16", "hf_bfloat16", "switch", "the same with its weights in bfloat16"),
+)
+NOTES = """
+4,096 tokens in 8 rows of 512, width 256, hidden width 1,024, capacity factor 1.25, one
+group. `forward` is inference with as many slots as in training. `train` is forward and
+backward with jitter and the balance loss, without an optimizer. `mixed_bfloat16` computes
+in bfloat16 with float32 variables; PyTorch does so by its autocast, and is not jitted.
+"""
 
 
-def feed_forward(dtype):
-    import keras
+def take_turns(workers, turns):
+    """Times every contender once a turn, the order reversed every other turn.
 
-    return keras.Sequential(
-        [
-            keras.layers.Dense(HIDDEN, "relu", use_bias=False, dtype=dtype),
-            keras.layers.Dense(DIM, use_bias=False, dtype=dtype),
-        ]
-    )
+    Args:
+        workers: Dictionary of the `Worker` of each contender.
+        turns: int.
 
-
-def one_hot_layer(num_experts, dtype):
-    """A SwitchDense whose tokens travel by one-hot einsums, as in Mesh TensorFlow."""
-    from keras import ops
-
-    from keras_switch.layers import SwitchDense
-    from keras_switch.layers import routing
-
-    class OneHot(SwitchDense):
-        def call(self, inputs, training=None):
-            record, _, _ = self._route(*self._group(inputs, None), training)
-            chosen = routing.one_hot(record.experts[..., 0], num_experts)
-            position = (ops.cumsum(chosen, axis=1) - chosen) * chosen
-            capacity = int(inputs.shape[0] * self.capacity_factor / num_experts)
-            kept = chosen * ops.cast(position < capacity, "float32")
-            index = ops.cast(ops.sum(position, axis=-1), "int32")
-            slot = ops.one_hot(index, capacity, dtype="float32")
-            combine = kept[..., None] * slot[:, :, None, :] * record.gates[..., None]
-            dispatch = ops.cast(combine > 0, inputs.dtype)
-            x = ops.einsum("gsec,gsd->egcd", dispatch, inputs[None])
-            h = ops.relu(ops.einsum("egcd,edf->egcf", x, self.kernel_in))
-            y = ops.einsum("egcf,efd->egcd", h, self.kernel_out)
-            return ops.einsum("gsec,egcd->gsd", ops.cast(combine, y.dtype), y)[0]
-
-    return OneHot(num_experts, HIDDEN, dtype=dtype)
+    Returns:
+        Dictionary by contender of lists of seconds, `None` where it sat out.
+    """
+    every = max(1, turns // EXPENSIVE_TURNS)
+    times = {name: [] for name in workers}
+    for turn in range(turns):
+        for name in list(workers)[:: 1 if turn % 2 else -1]:
+            sits_out = name in EXPENSIVE and turn % every
+            times[name].append(None if sits_out else workers[name].ask("seconds", name))
+            if name.startswith(("huggingface", "hf")):
+                # Its threads spin for a moment before they sleep.
+                time.sleep(0.02)
+    return times
 
 
-def mixtral_layer(num_experts, dtype):
-    """KerasHub's block, which runs every expert on every token."""
-    from keras_hub.src.models.mixtral.mixtral_decoder import MixtralSparseMoeBlock
-
-    return MixtralSparseMoeBlock(
-        hidden_dim=DIM, intermediate_dim=HIDDEN, num_experts=num_experts, top_k=1, dtype=dtype
-    )
+def ratio(times, above, below):
+    """Median ratio within a turn, as text; empty without the contender."""
+    pairs = zip(times.get(above, ()), times.get(below, ()))
+    ratios = [a / b for a, b in pairs if a is not None and b is not None]
+    return f"{statistics.median(ratios):.2f}" if ratios else ""
 
 
-def make_step(layer, rows, dtype, jit, train, rank=2):
-    """Returns a function that runs one forward pass, or one with its gradients."""
-    import tensorflow as tf
-
-    shape = (rows, DIM) if rank == 2 else (8, rows // 8, DIM)
-    x = tf.cast(tf.random.normal(shape, seed=1), dtype)
-    layer(x)
-    # A router as trained: every expert takes about as many tokens as any other.
-    if hasattr(layer, "router"):
-        layer.router.kernel.assign(tf.random.normal(layer.router.kernel.shape, stddev=0.1, seed=2))
-
-    @tf.function(jit_compile=jit)
-    def step(x):
-        if not train:
-            return layer(x, training=True)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-            y = y[0] if isinstance(y, tuple) else y
-            loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 2) + sum(layer.losses)
-        return tape.gradient(loss, [x, *layer.trainable_variables])
-
-    return lambda: step(x)
+def measure_rows(num_experts, dtype, settings, turns, torch):
+    """Yields the rows of one size and dtype, a row for each pair of jitted and pass."""
+    names = [x for x in KERAS if x != "kerashub" or num_experts in SIZES_FOR_KERASHUB]
+    with contextlib.ExitStack() as stack:
+        keras = stack.enter_context(worker.Worker(sys.executable, HERE / "keras_worker.py"))
+        if torch.exists():
+            peer = stack.enter_context(worker.Worker(torch, HERE / "torch_worker.py"))
+        for jit, train in settings:
+            keras.ask("prepare", names, num_experts, dtype, jit, train)
+            workers = {name: keras for name in names}
+            if torch.exists():
+                peers = peer.ask("prepare", num_experts, dtype, train)
+                workers.update((name, peer) for name in peers)
+            times = take_turns(workers, turns)
+            own = statistics.median(times["switch"]) * 1000
+            cells = [num_experts, dtype, "yes" if jit else "no", "train" if train else "forward"]
+            yield [*cells, f"{own:.0f}", *(ratio(times, *pair[1:3]) for pair in RATIOS)]
 
 
-def peak_memory(step):
-    """Mebibytes that the process needs above what it held before the first step."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(3):
-        step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def measure_memory(experts):
+    """Yields rows of the mebibytes of a training step, each in a process of its own."""
+    for num_experts in experts:
+        peaks = []
+        for name in ("switch", "one_hot", "slots"):
+            with worker.Worker(sys.executable, HERE / "keras_worker.py") as keras:
+                peaks.append(keras.ask("peak_memory", name, num_experts, "float32", False, True))
+        half = peaks[1] / 2
+        yield [num_experts, *(f"{peak:.0f}" for peak in peaks), f"{half / peaks[0]:.2f}"]
 
 
-def contenders(num_experts, dtype):
-    """Name, layer, rows and rank of the input, for every contender."""
-    from keras_switch.layers import SwitchDense
-
-    slots = num_experts * int(TOKENS * 1.25 / num_experts)
-    yield "switch", SwitchDense(num_experts, HIDDEN, dtype=dtype), TOKENS, 2
-    free = SwitchDense(num_experts, HIDDEN, dtype=dtype, overflow="dropless")
-    yield "dropless", free, TOKENS, 2
-    yield "slots", feed_forward(dtype), slots, 2
-    yield "tokens", feed_forward(dtype), TOKENS, 2
-    yield "one_hot", one_hot_layer(num_experts, dtype), TOKENS, 2
-    yield "kerashub", mixtral_layer(num_experts, dtype), TOKENS, 3
-
-
-def measure(num_experts, dtype, jit, train, pairs):
-    """Median ratios of one row of the table."""
-    import numpy as np
-
-    steps = {}
-    for name, layer, rows, rank in contenders(num_experts, dtype):
-        if name == "kerashub" and num_experts > 16:
-            continue
-        steps[name] = make_step(layer, rows, dtype, jit, train, rank)
-        steps[name]()
-    times = {name: [] for name in steps}
-    for turn in range(pairs):
-        for name, step in steps.items():
-            if name in ("one_hot", "kerashub") and turn >= 5:
-                continue
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-
-    def ratio(above, below):
-        count = min(len(times[above]), len(times[below]))
-        pair = zip(times[above][:count], times[below][:count])
-        return float(np.median([a / b for a, b in pair]))
-
-    row = {
-        "slots": ratio("switch", "slots"),
-        "tokens": ratio("switch", "tokens"),
-        "dropless": ratio("dropless", "tokens"),
-        "one_hot": ratio("one_hot", "switch"),
-    }
-    if "kerashub" in steps:
-        row["kerashub"] = ratio("kerashub", "switch")
-    return row
-
-
-def child(arguments):
-    num_experts, dtype, jit, train, pairs, memory = arguments
-    if memory:
-        layers = {name: rest for name, *rest in contenders(num_experts, dtype)}
-        layer, rows, rank = layers[memory]
-        print(json.dumps(peak_memory(make_step(layer, rows, dtype, jit, train, rank))))
-    else:
-        print(json.dumps(measure(num_experts, dtype, jit, train, pairs)))
-
-
-def run(*arguments):
-    command = [sys.executable, __file__, "--child", json.dumps(arguments)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(result.stdout.splitlines()[-1])
+def versions(torch):
+    """Returns the versions of what is measured."""
+    found = {}
+    for python, script in ((sys.executable, "keras_worker.py"), (torch, "torch_worker.py")):
+        if pathlib.Path(python).exists():
+            with worker.Worker(python, HERE / script) as process:
+                found.update(process.ask("versions"))
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--experts", type=int, nargs="*", default=[8, 16, 64, 128])
-    parser.add_argument("--child", type=json.loads)
+    parser.add_argument("--quick", action="store_true", help="16 experts, float32, not jitted")
+    parser.add_argument("--turns", type=int, default=20, help="steps of each contender")
+    parser.add_argument("--experts", type=int, nargs="+", default=[8, 16, 64, 128])
+    parser.add_argument("--torch", type=pathlib.Path, default=TORCH, help="python with torch")
+    parser.add_argument("--output", type=pathlib.Path, help="markdown file to write, too")
     flags = parser.parse_args()
-    if flags.child:
-        return child(flags.child)
-    names = ["experts", "dtype", "jitted", "pass", *COLUMNS]
-    print("\n".join(f"{name}: {meaning}" for name, meaning in COLUMNS.items()), "\n")
-    print("| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
     experts = [16] if flags.quick else flags.experts
-    for num_experts in experts:
-        for dtype in ["float32"] if flags.quick else ["float32", "bfloat16"]:
-            for jit in [False] if flags.quick else [False, True]:
-                for train in (False, True):
-                    row = run(num_experts, dtype, jit, train, flags.pairs, None)
-                    cells = [f"{row[name]:.2f}" if name in row else "" for name in COLUMNS]
-                    settings = [num_experts, dtype, jit, "train" if train else "forward"]
-                    print("| " + " | ".join(map(str, [*settings, *cells])) + " |", flush=True)
-    print("\nPeak memory of a training step, float32, not jitted (MiB, own processes):")
-    for num_experts in experts:
-        ours, theirs = (
-            run(num_experts, "float32", False, True, 0, name) for name in ("switch", "one_hot")
-        )
-        print(f"{num_experts} experts: SwitchDense {ours:.0f}, one-hot {theirs:.0f}")
+    dtypes = ["float32"] if flags.quick else ["float32", "mixed_bfloat16"]
+    jits = (False,) if flags.quick else (False, True)
+    settings = [(jit, train) for jit in jits for train in (False, True)]
+    with report.Report(flags.output) as out:
+        out.title("SwitchDense and its peers", versions(flags.torch))
+        out.write(NOTES)
+        out.write("\n".join(f"- {name}: {meaning}" for name, _, _, meaning in RATIOS) + "\n")
+        columns = ["experts", "dtype", "jitted", "pass", "ms", *(name for name, *_ in RATIOS)]
+        out.head(columns)
+        for num_experts in experts:
+            for dtype in dtypes:
+                for row in measure_rows(num_experts, dtype, settings, flags.turns, flags.torch):
+                    out.row(row)
+        out.write("\nMiB that a training step needs above what was held before, float32:\n")
+        out.head(["experts", "SwitchDense", "one-hot", "dense", "half of one-hot / SwitchDense"])
+        for row in measure_memory(experts):
+            out.row(row)
 
 
 if __name__ == "__main__":
