@@ -33,6 +33,48 @@ def assign(probabilities, mask, num_selected, slots, priority="position", overfl
             yield token, stage, expert, kept
 
 
+def assignments(layer, inputs, mask=None):
+    """Which experts serve which token outside training: `(tokens, E)` of ones and zeros."""
+    router = np.asarray(layer.router.kernel, "float64")
+    x = np.asarray(inputs, "float64").reshape(-1, inputs.shape[-1])
+    mask = np.ones(len(x), bool) if mask is None else np.asarray(mask, bool).reshape(-1)
+    size, slots = _group_size_and_slots(layer, inputs.shape, layer.eval_capacity_factor)
+    served = np.zeros((len(x), layer.num_experts), "float32")
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        args = (layer.num_selected_experts, slots, layer.priority, layer.overflow)
+        for token, _, expert, kept in assign(softmax(x[part] @ router), mask[part], *args):
+            served[start + token, expert] += kept
+    return served
+
+
+def all_experts(layer, x, served):
+    """Every expert on every token, of which `served` are summed: differentiable."""
+    from keras import ops
+
+    rows = ops.reshape(x, (-1, x.shape[-1]))
+    p = ops.exp(ops.log_softmax(ops.matmul(rows, layer.router.kernel), axis=-1))
+    gates = p
+    if layer.num_selected_experts > 1:
+        top = ops.sum(ops.top_k(p, layer.num_selected_experts)[0], axis=-1, keepdims=True)
+        gates = p / (top + 1e-9)
+    hidden = ops.relu(ops.einsum("td,edf->tef", rows, layer.kernel_in))
+    y = ops.einsum("tef,efd->ted", hidden, layer.kernel_out)
+    return ops.reshape(ops.sum((gates * served)[..., None] * y, axis=1), x.shape)
+
+
+def _group_size_and_slots(layer, shape, factor):
+    num_tokens = int(np.prod(shape[:-1]))
+    if layer.group_size == "row":
+        size = num_tokens // shape[0]
+    elif layer.num_groups:
+        size = -(-num_tokens // layer.num_groups)
+    else:
+        size = min(layer.group_size or num_tokens, num_tokens)
+    slots = layer.expert_capacity or capacity(size, factor, layer.num_experts, layer.min_capacity)
+    return size, slots
+
+
 def switch_dense(layer, inputs, mask=None, factor=None):
     """What a float32 `SwitchDense` with ReLU gives outside training, group by group."""
     router, kernel_in, kernel_out = (
@@ -42,14 +84,8 @@ def switch_dense(layer, inputs, mask=None, factor=None):
     shape, dim = inputs.shape[:-1], inputs.shape[-1]
     x = np.asarray(inputs, "float64").reshape(-1, dim)
     mask = np.ones(len(x), bool) if mask is None else np.asarray(mask, bool).reshape(-1)
-    if layer.group_size == "row":
-        size = len(x) // shape[0]
-    elif layer.num_groups:
-        size = -(-len(x) // layer.num_groups)
-    else:
-        size = min(layer.group_size or len(x), len(x))
     factor = factor or layer.eval_capacity_factor
-    slots = layer.expert_capacity or capacity(size, factor, layer.num_experts, layer.min_capacity)
+    size, slots = _group_size_and_slots(layer, inputs.shape, factor)
     outputs = np.zeros((len(x), kernel_out.shape[-1]))
     dropped = 0
     for start in range(0, len(x), size):

@@ -1,13 +1,13 @@
 """Operations for the TensorFlow backend."""
 
 import tensorflow as tf
-from keras import ops
+from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.ops import control_flow_util
 
 # Outside XLA one graph node a matrix is fastest; a loop over chunks bounds the graph.
 CHUNK = 64
-# Rows that one step of the XLA loop multiplies: two passes of a 128 x 128 matrix unit.
-BLOCK = 256
+# Rows that a step of the XLA loop multiplies: few waste less, many fill a matrix unit.
+SMALLEST_BLOCK, LARGEST_BLOCK = 32, 256
 
 
 def gather_rows(x, indices):
@@ -49,24 +49,24 @@ def grouped_matmul(rows, kernels, group_sizes):
     return function(rows, kernels)
 
 
-def _chunked(function, num_experts, sizes, element_shape, dtype):
-    """Concatenates `function(first expert, count, first row)` over chunks of experts."""
+def _chunked(function, num_experts, sizes, shape, dtype):
+    """Lists `function(first expert, count, first row)` over chunks of experts, to be joined."""
     num_chunks = num_experts // CHUNK
     if num_experts <= CHUNK:
         return function(0, num_experts, 0)
     starts = tf.cumsum(sizes, exclusive=True)
-    pieces = tf.TensorArray(dtype, num_chunks, infer_shape=False, element_shape=element_shape)
+    pieces = tf.TensorArray(dtype, num_chunks, infer_shape=False, element_shape=shape)
 
     def body(chunk, pieces):
         first = chunk * CHUNK
-        return chunk + 1, pieces.write(chunk, function(first, CHUNK, starts[first]))
+        joined = tf.concat(function(first, CHUNK, starts[first]), 0)
+        return chunk + 1, pieces.write(chunk, joined)
 
     _, pieces = tf.while_loop(lambda chunk, _: chunk < num_chunks, body, (0, pieces))
     last = num_chunks * CHUNK
     if last == num_experts:
-        return pieces.concat()
-    tail = function(last, num_experts - last, starts[last])
-    return tf.concat([pieces.concat(), tail], 0)
+        return [pieces.concat()]
+    return [pieces.concat(), *function(last, num_experts - last, starts[last])]
 
 
 def _split(rows, sizes, start):
@@ -80,16 +80,15 @@ def _split_matmul(rows, kernels, sizes, transpose):
     def chunk(first, count, start):
         pieces = _split(rows, tf.ensure_shape(sizes[first : first + count], (count,)), start)
         kernels_chunk = tf.ensure_shape(kernels[first : first + count], (count, None, None))
-        products = [
+        return [
             tf.matmul(piece, kernel, transpose_b=transpose)
             for piece, kernel in zip(pieces, tf.unstack(kernels_chunk))
         ]
-        return tf.concat(products, 0)
 
     width = kernels.shape[1 if transpose else 2]
     products = _chunked(chunk, kernels.shape[0], sizes, (None, width), rows.dtype)
-    missing = tf.shape(rows)[0] - tf.reduce_sum(sizes)
-    return tf.ensure_shape(tf.pad(products, [[0, missing], [0, 0]]), (rows.shape[0], width))
+    missing = tf.zeros((tf.shape(rows)[0] - tf.reduce_sum(sizes), width), rows.dtype)
+    return tf.ensure_shape(tf.concat([*products, missing], 0), (rows.shape[0], width))
 
 
 def _split_outer(rows, upstream, sizes):
@@ -98,22 +97,27 @@ def _split_outer(rows, upstream, sizes):
     def chunk(first, count, start):
         sizes_chunk = tf.ensure_shape(sizes[first : first + count], (count,))
         pairs = zip(_split(rows, sizes_chunk, start), _split(upstream, sizes_chunk, start))
-        return tf.stack([tf.matmul(x, dy, transpose_a=True) for x, dy in pairs])
+        return [tf.matmul(x, dy, transpose_a=True)[None] for x, dy in pairs]
 
     shape = (None, rows.shape[1], upstream.shape[1])
-    return _chunked(chunk, sizes.shape[0], sizes, shape, rows.dtype)
+    return tf.concat(_chunked(chunk, sizes.shape[0], sizes, shape, rows.dtype), 0)
 
 
 def _num_rows(rows):
     return tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]
 
 
-def _blocks(num_rows, sizes):
-    """Cuts each expert's rows into blocks: `(size, count, expert, start, end)` of them.
+def _block_size(rows, sizes):
+    """A quarter of an even share of the rows, as a power of two within bounds."""
+    share = (rows.shape[0] or 0) // sizes.shape[0]
+    return min(max(1 << (share // 4).bit_length(), SMALLEST_BLOCK), LARGEST_BLOCK)
+
+
+def _blocks(num_rows, sizes, size):
+    """Cuts each expert's rows into blocks of `size`: `(count, expert, start, end)` of them.
 
     A block may run past its expert's last row, `end`. The next block starts there.
     """
-    size = min(BLOCK, num_rows) if isinstance(num_rows, int) else BLOCK
     ends = tf.cumsum(sizes)
     last_blocks = tf.cumsum(-(-sizes // size))
     block = tf.range(-(-num_rows // size) + sizes.shape[0])
@@ -123,48 +127,54 @@ def _blocks(num_rows, sizes):
     end = tf.gather(ends, expert)
     blocks_of_expert = -(-tf.gather(sizes, expert) // size)
     start = end - tf.gather(sizes, expert) + (blocks_of_expert - left) * size
-    return size, last_blocks[-1], expert, start, end
+    return last_blocks[-1], expert, start, end
 
 
+# `tf.slice` would make XLA compile anew for each value of `start`.
 def _read(x, start, size):
     """`x[start : start + size]` for a static size."""
     rest = [0] * (x.shape.rank - 1)
-    return tf.slice(x, [start, *rest], [size, *x.shape[1:]])
+    return xla.dynamic_slice(x, tf.stack([start, *rest]), [size, *x.shape[1:]])
 
 
 def _write(x, value, start):
     """`x` with `value` at `x[start : start + len(value)]`."""
-    return ops.slice_update(x, [start, *[0] * (x.shape.rank - 1)], value)
+    return xla.dynamic_update_slice(x, value, tf.stack([start, *[0] * (x.shape.rank - 1)]))
 
 
 def _blocked_matmul(rows, kernels, sizes, transpose):
     """A loop over blocks of rows; what a block writes past its expert is overwritten."""
     num_rows, width = _num_rows(rows), kernels.shape[1 if transpose else 2]
-    size, count, expert, start, _ = _blocks(num_rows, sizes)
+    size = _block_size(rows, sizes)
+    count, expert, start, _ = _blocks(num_rows, sizes, size)
     padded = tf.pad(rows, [[0, size], [0, 0]])
 
     def body(block, products):
-        piece = _read(padded, start[block], size)
-        product = tf.matmul(piece, _read(kernels, expert[block], 1)[0], transpose_b=transpose)
-        return block + 1, _write(products, product, start[block])
+        first = tf.gather(start, block)
+        kernel = _read(kernels, tf.gather(expert, block), 1)[0]
+        product = tf.matmul(_read(padded, first, size), kernel, transpose_b=transpose)
+        return block + 1, _write(products, product, first)
 
     products = tf.zeros((num_rows + size, width), rows.dtype)
     _, products = tf.while_loop(lambda block, _: block < count, body, (0, products))
-    real = tf.range(num_rows)[:, None] < tf.reduce_sum(sizes)
-    return tf.where(real, products[:num_rows], tf.zeros((), rows.dtype))
+    # The last block of all may have run past the last row.
+    products = _write(products, tf.zeros((size, width), rows.dtype), tf.reduce_sum(sizes))
+    return products[:num_rows]
 
 
 def _blocked_outer(rows, upstream, sizes):
     """The gradient of the kernels, summed over blocks in float32."""
-    size, count, expert, start, end = _blocks(_num_rows(rows), sizes)
+    size = _block_size(rows, sizes)
+    count, expert, start, end = _blocks(_num_rows(rows), sizes, size)
     rows, upstream = (tf.pad(x, [[0, size], [0, 0]]) for x in (rows, upstream))
 
     def body(block, kernels):
-        real = start[block] + tf.range(size)[:, None] < end[block]
-        piece = tf.where(real, _read(rows, start[block], size), tf.zeros((), rows.dtype))
-        product = tf.matmul(piece, _read(upstream, start[block], size), transpose_a=True)
-        product = tf.cast(product, tf.float32) + _read(kernels, expert[block], 1)[0]
-        return block + 1, _write(kernels, product[None], expert[block])
+        first, at = tf.gather(start, block), tf.gather(expert, block)
+        real = first + tf.range(size)[:, None] < tf.gather(end, block)
+        piece = tf.where(real, _read(rows, first, size), tf.zeros((), rows.dtype))
+        product = tf.matmul(piece, _read(upstream, first, size), transpose_a=True)
+        product = tf.cast(product, tf.float32) + _read(kernels, at, 1)[0]
+        return block + 1, _write(kernels, product[None], at)
 
     kernels = tf.zeros((sizes.shape[0], rows.shape[1], upstream.shape[1]), tf.float32)
     _, kernels = tf.while_loop(lambda block, _: block < count, body, (0, kernels))

@@ -47,6 +47,11 @@ def sort_by_expert(experts_GN, num_experts, gates_GKS=None):
         `counts_GE`, entries of each expert; and `starts_GE`, the rank of its first.
     """
     num_entries = ops.shape(experts_GN)[1]
+    if isinstance(num_entries, int) and (num_experts + 1) * num_entries > 2**31:
+        raise ValueError(
+            "A group's choices times the experts must stay below 2 ** 31. Make the groups smaller "
+            f"by `group_size`. Received: {num_entries} choices, num_experts={num_experts}"
+        )
     index_N = ops.arange(num_entries, dtype="int32")
     # Keys are unique, so no sort has to be stable.
     if gates_GKS is None:
@@ -126,11 +131,9 @@ def plan_with_rerouting(choices_GSK, mask_GS, num_experts, capacity, gates_GSK=N
     Reference:
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), appendix B
     """
-    experts_GS = ops.where(mask_GS, choices_GSK[..., 0], num_experts)
+    experts_GS = choices_GSK[..., 0]
     slots_GS = ops.full_like(experts_GS, -1)
-    filled_GE = ops.zeros_like(ops.sum(experts_GS, axis=1, keepdims=True)) + ops.zeros(
-        (num_experts,), "int32"
-    )
+    filled_GE = ops.zeros((ops.shape(experts_GS)[0], num_experts), "int32")
     for stage in range(choices_GSK.shape[-1]):
         waiting_GS = mask_GS & (slots_GS < 0)
         tried_GS = ops.where(waiting_GS, choices_GSK[..., stage], num_experts)
@@ -172,8 +175,8 @@ def _rows(x_GND, indices_GM):
     return ops.where(indices_GM[..., None] >= 0, rows_GMD, ops.zeros((), rows_GMD.dtype))
 
 
-def _gather(x_GND, indices_GM, inverse_GKN):
-    """Gathers rows; the gradient gathers by the inverse map and sums over K."""
+def _gather(rows_of, x_GND, inverse_GKN):
+    """`rows_of(x)`, whose gradient gathers by the inverse map and sums over K."""
 
     @ops.custom_gradient
     def function(x_GND):
@@ -182,24 +185,25 @@ def _gather(x_GND, indices_GM, inverse_GKN):
             copies = [_rows(upstream_GMD, inverse) for inverse in ops.unstack(inverse_GKN, axis=1)]
             return functools.reduce(ops.add, copies)
 
-        return _rows(x_GND, indices_GM), gradient
+        return rows_of(x_GND), gradient
 
     return function(x_GND)
 
 
 def dispatch(x_GSD, plan):
-    """Fills the slots: `(G, S, D)` tokens give `(G, N, D)`, zeros in empty slots."""
-    group_size = ops.shape(x_GSD)[1]
-    empty_GN = plan.entries_GN < 0
-    tokens_GN = ops.where(empty_GN, -1, plan.entries_GN % group_size)
-    return _gather(x_GSD, tokens_GN, plan.slots_GKS)
+    """Fills the slots: `(G, S, D)` tokens give `(G, N, D)`.
+
+    An empty slot holds some token: nobody reads what becomes of it, and its gradient is 0.
+    """
+    tokens_GN = ops.maximum(plan.entries_GN, 0) % ops.shape(x_GSD)[1]
+    return _gather(lambda x: backend.gather_rows(x, tokens_GN), x_GSD, plan.slots_GKS)
 
 
 def combine(x_GND, plan, gates_GSK):
     """Sums each token's slots times its gates; a token without a slot gets zeros."""
     shape = ops.shape(plan.slots_GKS)
     slots_GM = ops.reshape(plan.slots_GKS, (shape[0], -1))
-    rows_GMD = _gather(x_GND, slots_GM, plan.entries_GN[:, None])
+    rows_GMD = _gather(lambda x: _rows(x, slots_GM), x_GND, plan.entries_GN[:, None])
     gates_GSK = ops.cast(gates_GSK, x_GND.dtype)
     if plan.slots_GKS.shape[1] == 1:
         return rows_GMD * gates_GSK

@@ -24,18 +24,20 @@ def group(inputs, mask, num_groups=None, group_size=None):
         mask = ops.ones(shape[:-1], "bool")
     mask = ops.cast(mask, "bool")
     if group_size == "row":
-        num_groups, size = shape[0], math.prod(shape[1:-1])
-    elif group_size is not None:
-        smaller = min if isinstance(num_tokens, int) else ops.minimum
-        size = smaller(group_size, num_tokens)
-        num_groups = -(-num_tokens // size)
-    elif num_groups is not None:
-        size = -(-num_tokens // num_groups)
+        groups, rows = (shape[0], math.prod(shape[1:-1]), dim), (shape[0], -1)
+        return ops.reshape(inputs, groups), ops.reshape(mask, rows)
+    is_known = isinstance(num_tokens, int)
+    smaller, larger = (min, max) if is_known else (ops.minimum, ops.maximum)
+    # An empty batch, as a replica may get, makes a group of one masked token.
+    if group_size is not None:
+        size = larger(smaller(group_size, num_tokens), 1)
+        num_groups = larger(-(-num_tokens // size), 1)
     else:
-        num_groups, size = 1, num_tokens
+        num_groups = num_groups or 1
+        size = larger(-(-num_tokens // num_groups), 1)
     x_TD, mask_T = ops.reshape(inputs, (-1, dim)), ops.reshape(mask, (-1,))
     missing = num_groups * size - num_tokens
-    if not isinstance(missing, int) or missing:
+    if not is_known or missing:
         x_TD = ops.concatenate([x_TD, ops.zeros((missing, dim), x_TD.dtype)])
         mask_T = ops.concatenate([mask_T, ops.zeros((missing,), "bool")])
     return ops.reshape(x_TD, (num_groups, size, dim)), ops.reshape(mask_T, (num_groups, size))

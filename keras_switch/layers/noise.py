@@ -26,6 +26,15 @@ def _mix(x, between=None):
     return _fold(_fold(x, 15) * _constant(0x846CA68B), 16)
 
 
+def indices(shape):
+    """Index tensors of each axis of `shape`, broadcasting to it."""
+    rank = len(shape)
+    return tuple(
+        ops.reshape(ops.arange(size, dtype="int32"), [-1] + [1] * (rank - 1 - axis))
+        for axis, size in enumerate(shape)
+    )
+
+
 def uniform(seed, group, row, column):
     """Draws float32 numbers in `[0, 1)`.
 

@@ -30,37 +30,77 @@ def measure(record, mask_GS, losses):
     return ops.stop_gradient(figures)
 
 
-def averages(totals):
-    """Means a step of totals `[steps, *figures]`, as a dictionary.
+class RoutingTotals:
+    """Sums of a layer's figures over training steps: state that is no weight.
+
+    A reset leaves the sums readable, and makes the next step start anew: so they
+    outlive the evaluation at the end of an epoch, before which Keras resets metrics.
 
     Args:
-        totals: float tensor or array of shape `(6 + E,)`.
+        num_experts: int.
 
-    Returns:
-        Dictionary of the five scalars by name, and `load`, of shape `(E,)`.
+    Attributes:
+        variable: float32 `keras.Variable` of shape `(6 + E,)`: the number of steps,
+            negative after a reset, and the sums.
     """
-    means = totals[1:] / ops.maximum(totals[0], 1.0)
-    figures = {name: means[index] for index, name in enumerate(SCALARS)}
-    return {**figures, "load": means[len(SCALARS) :]}
+
+    def __init__(self, num_experts):
+        self.variable = keras.Variable(
+            "zeros",
+            shape=(1 + len(SCALARS) + num_experts,),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            name="routing_totals",
+        )
+
+    def add(self, figures):
+        """Adds one step's `measure`."""
+        totals = ops.convert_to_tensor(self.variable)
+        totals = ops.where(totals[0] < 0, ops.zeros_like(totals), totals)
+        self.variable.assign(totals + ops.concatenate([ops.ones((1,)), figures]))
+
+    def reset(self):
+        """Makes the next step start anew."""
+        totals = ops.convert_to_tensor(self.variable)
+        self.variable.assign(ops.concatenate([-ops.abs(totals[:1]), totals[1:]]))
+
+    def averages(self):
+        """Means over the steps: the five `SCALARS` by name, and `load`, of shape `(E,)`."""
+        totals = ops.convert_to_tensor(self.variable)
+        means = totals[1:] / ops.maximum(ops.abs(totals[0]), 1.0)
+        figures = {name: means[index] for index, name in enumerate(SCALARS)}
+        return {**figures, "load": means[len(SCALARS) :]}
 
 
 class RoutingMetric(keras.metrics.Metric):
     """Shows a layer's figures in the logs of `fit` on the TensorFlow backend.
 
-    It has no state of its own: the layer updates its `routing_totals` as it is called
-    in training. Evaluation shows no figures.
+    It has no state of its own: the layer adds to its totals as it is called in training.
+
+    Args:
+        path: string. What the names in the logs start with.
+        totals: `RoutingTotals`.
+
+    Attributes:
+        shows: bool. Whether the layer was last called, or traced, in training: an
+            evaluation shows no figures.
     """
 
-    def __init__(self, figures, reset, **kwargs):
-        super().__init__(**kwargs)
-        self._figures = figures
-        self._reset = reset
+    def __init__(self, path, totals):
+        super().__init__()
+        self._names = {name: f"{path}/{name}" for name in SCALARS}
+        self._totals = totals
+        self.shows = False
 
     def update_state(self, *args, **kwargs):
-        """Does nothing: the layer's call updates the totals."""
+        """Does nothing: the layer's call adds to the totals."""
 
     def reset_state(self):
-        self._reset()
+        self._totals.reset()
 
     def result(self):
-        return self._figures()
+        if not self.shows:
+            return {}
+        averages = self._totals.averages()
+        return {shown: averages[name] for name, shown in self._names.items()}

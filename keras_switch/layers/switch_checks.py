@@ -1,0 +1,79 @@
+"""Checks of what `SwitchDense` is given: each raises a `ValueError` that says what it got."""
+
+import keras
+
+from keras_switch.layers import checks
+from keras_switch.layers import router
+
+
+def check_arguments(layer):
+    """Checks the constructor's arguments, which are attributes of the layer by now."""
+    for name in ("num_experts", "intermediate_dim", "num_selected_experts", "min_capacity"):
+        checks.check_positive_integer(name, getattr(layer, name))
+    for name in ("num_groups", "expert_capacity", "output_dim"):
+        if getattr(layer, name) is not None:
+            checks.check_positive_integer(name, getattr(layer, name))
+    for name in ("capacity_factor", "eval_capacity_factor"):
+        checks.check_positive_number(name, getattr(layer, name))
+    for name in ("balance_loss_weight", "z_loss_weight"):
+        checks.check_number(name, getattr(layer, name), 0)
+    for name in ("jitter", "input_dropout", "expert_dropout"):
+        checks.check_number(name, getattr(layer, name), 0, 1)
+    for name in ("gated", "routing_metrics"):
+        checks.check_bool(name, getattr(layer, name))
+    checks.check_choice("overflow", layer.overflow, ("drop", "reroute", "dropless"))
+    checks.check_choice("priority", layer.priority, ("position", "probability"))
+    checks.check_choice("exploration", layer.exploration, router.EXPLORATIONS)
+    if layer.group_size not in (None, "row"):
+        checks.check_positive_integer("group_size", layer.group_size)
+    _check_together(layer)
+
+
+def _check_together(layer):
+    if layer.group_size is not None and layer.num_groups is not None:
+        raise ValueError(
+            "`num_groups` and `group_size` cannot both be given. Received: "
+            f"num_groups={layer.num_groups}, group_size={layer.group_size!r}"
+        )
+    if layer.num_selected_experts > layer.num_experts:
+        raise ValueError(
+            "`num_selected_experts` must be at most `num_experts`. Received: "
+            f"num_selected_experts={layer.num_selected_experts}, num_experts={layer.num_experts}"
+        )
+    if layer.overflow == "reroute" and layer.num_selected_experts > 1:
+        raise ValueError(
+            '`overflow="reroute"` needs `num_selected_experts=1`. Received: '
+            f"num_selected_experts={layer.num_selected_experts}"
+        )
+
+
+def check_build(inputs_shape):
+    if len(inputs_shape) < 2 or inputs_shape[-1] is None:
+        raise ValueError(
+            "`SwitchDense` needs inputs of rank 2 or more, `(batch, ..., dim)`, whose last "
+            f"dimension is known. Received: inputs.shape={tuple(inputs_shape)}"
+        )
+
+
+def check_call(layer, inputs, mask):
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            "`SwitchDense` needs floating point inputs. Embed or cast them first. "
+            f"Received: inputs.dtype={dtype}"
+        )
+    if layer.group_size == "row" and len(inputs.shape) < 3:
+        raise ValueError(
+            '`group_size="row"` needs inputs of rank 3 or more, `(batch, length, dim)`. '
+            f"Received: inputs.shape={tuple(inputs.shape)}"
+        )
+    if mask is None:
+        return
+    expected, received = tuple(inputs.shape[:-1]), tuple(mask.shape)
+    pairs = zip(expected, received)
+    clash = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    if len(expected) != len(received) or clash:
+        raise ValueError(
+            "`mask` must have the shape of the inputs without the last dimension, "
+            f"{expected}. Received: mask.shape={received}"
+        )
