@@ -186,7 +186,7 @@ class BlockTest(parameterized.TestCase):
         shared = make(relative_attention=False)
         x = tokens(2, 6, 8)
         own(x), shared(x)
-        bias = own.position_bias
+        bias = own.position_bias_layer
         shared.set_weights([w for w in own.get_weights() if w.shape != bias.embedding.shape])
         np.testing.assert_allclose(run(shared, x, position_bias=bias(x)), run(own, x), atol=1e-5)
 

@@ -3,11 +3,9 @@
 import keras
 from keras import ops
 
+from keras_switch.layers.initializers import fresh
+from keras_switch.layers.initializers import offset
 from keras_switch.layers.switch_dense import SwitchDense
-
-
-def _normal(stddev):
-    return keras.initializers.RandomNormal(0.0, stddev)
 
 
 class Attention(keras.layers.Layer):
@@ -22,6 +20,8 @@ class Attention(keras.layers.Layer):
         key_value_dim: int. Width of a head.
         dropout: float. Dropout rate of the attention probabilities.
         switch: Optional dictionary of `SwitchDense` arguments: turns on expert attention.
+        seed: int. Seed of the kernels, the dropout and the Switch layers' noise. The
+            layer takes the seeds up to 29 after it.
         **kwargs: Base layer keyword arguments.
 
     Call arguments:
@@ -45,40 +45,48 @@ class Attention(keras.layers.Layer):
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), appendix A
     """
 
-    def __init__(self, num_heads, key_value_dim, dropout=0.0, switch=None, **kwargs):
+    def __init__(self, num_heads, key_value_dim, dropout=0.0, switch=None, seed=None, **kwargs):
         super().__init__(autocast=False, **kwargs)  # A bias stays float32.
         self.num_heads = num_heads
         self.key_value_dim = key_value_dim
+        self.dropout = dropout
         self.switch = switch
+        self.seed = seed
         self.supports_masking = True
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout_layer = keras.layers.Dropout(
+            dropout, seed=offset(seed, 4), dtype=self.dtype_policy, name="dropout"
+        )
 
     def build(self, queries_shape, keys_shape=None):
         dim, inner_dim = queries_shape[-1], self.num_heads * self.key_value_dim
-
-        def dense(name, width, stddev):
-            return keras.layers.Dense(
-                width,
-                use_bias=False,
-                kernel_initializer=_normal(stddev),
-                dtype=self.dtype_policy,
-                name=name,
-            )
-
-        self.output_dense = dense("output", dim, inner_dim**-0.5)
-        self.output_dense.build((None, None, inner_dim))
-        if self.switch is not None:
-            kwargs = {**self.switch, "output_dim": inner_dim, "dtype": self.dtype_policy}
-            self.query = SwitchDense(name="query", **kwargs)
-            self.key_value = SwitchDense(name="key_value", **kwargs)
-            projections = (self.query, self.key_value)
+        self.output_dense = self._dense("output", inner_dim, dim, inner_dim**-0.5, 0)
+        if self.switch is None:
+            stddev = (dim * self.key_value_dim) ** -0.5
+            self.query = self._dense("query", dim, inner_dim, stddev, 1)
+            self.key = self._dense("key", dim, inner_dim, dim**-0.5, 2)
+            self.value = self._dense("value", dim, inner_dim, dim**-0.5, 3)
         else:
-            self.query = dense("query", inner_dim, (dim * self.key_value_dim) ** -0.5)
-            self.key = dense("key", inner_dim, dim**-0.5)
-            self.value = dense("value", inner_dim, dim**-0.5)
-            projections = (self.query, self.key, self.value)
-        for projection in projections:
-            projection.build((None, None, dim))
+            self.query = self._switch_dense("query", dim, inner_dim, 10)
+            self.key_value = self._switch_dense("key_value", dim, inner_dim, 20)
+
+    def _dense(self, name, dim, width, stddev, by):
+        seed = offset(self.seed, by)
+        layer = keras.layers.Dense(
+            width,
+            use_bias=False,
+            kernel_initializer=keras.initializers.RandomNormal(0.0, stddev, seed=seed),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        layer.build((None, None, dim))
+        return layer
+
+    def _switch_dense(self, name, dim, width, by):
+        kwargs = {key: fresh(value) for key, value in self.switch.items()}
+        kwargs |= {"output_dim": width, "seed": offset(self.seed, by)}
+        layer = SwitchDense(**kwargs, dtype=self.dtype_policy, name=name)
+        layer.build((None, None, dim))
+        return layer
 
     def _heads(self, x):
         shape = ops.shape(x)
@@ -120,7 +128,7 @@ class Attention(keras.layers.Layer):
         if attention_mask is not None:
             logits = ops.where(attention_mask, logits, -1e9)
         weights = ops.cast(ops.softmax(logits, axis=-1), v.dtype)
-        weights = self.dropout(weights, training=training)
+        weights = self.dropout_layer(weights, training=training)
         outputs = ops.einsum("bhqt,bthk->bqhk", weights, v)
         shape = ops.shape(queries)
         outputs = ops.reshape(outputs, (*shape[:2], self.num_heads * self.key_value_dim))

@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_switch.layers.initializers import fresh
+from keras_switch.layers.initializers import offset
+
 
 class FeedForward(keras.layers.Layer):
     """`activation(x W_in) W_out`, or `(activation(x W_gate) * (x W_in)) W_out`.
@@ -12,6 +15,7 @@ class FeedForward(keras.layers.Layer):
         gated: bool. Whether the hidden layer is gated.
         dropout: float. Dropout rate of the hidden layer.
         kernel_initializer: Initializer. Defaults to T5's, `normal(fan_in ** -0.5)`.
+        seed: int. Seed of the default initializers and of the dropout.
         **kwargs: Base layer keyword arguments.
     """
 
@@ -22,24 +26,27 @@ class FeedForward(keras.layers.Layer):
         gated=False,
         dropout=0.0,
         kernel_initializer=None,
+        seed=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.intermediate_dim = intermediate_dim
         self.activation = keras.activations.get(activation)
         self.gated = gated
-        self.supports_masking = True
+        self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
+        self.seed = seed
+        self.supports_masking = True
+        self.dropout_layer = keras.layers.Dropout(
+            dropout, seed=offset(seed, 3), dtype=self.dtype_policy, name="dropout"
+        )
 
-    def _dense(self, name, dim, width):
-        initializer = self.kernel_initializer
+    def _dense(self, name, dim, width, seed):
+        default = keras.initializers.RandomNormal(0.0, dim**-0.5, seed=seed)
         layer = keras.layers.Dense(
             width,
             use_bias=False,
-            kernel_initializer=initializer.clone()
-            if initializer
-            else keras.initializers.RandomNormal(0.0, dim**-0.5),
+            kernel_initializer=fresh(self.kernel_initializer) or default,
             dtype=self.dtype_policy,
             name=name,
         )
@@ -47,11 +54,11 @@ class FeedForward(keras.layers.Layer):
         return layer
 
     def build(self, inputs_shape):
-        dim = inputs_shape[-1]
-        self.input_dense = self._dense("input", dim, self.intermediate_dim)
+        dim, hidden_dim = inputs_shape[-1], self.intermediate_dim
+        self.input_dense = self._dense("input", dim, hidden_dim, self.seed)
         if self.gated:
-            self.gate_dense = self._dense("gate", dim, self.intermediate_dim)
-        self.output_dense = self._dense("output", self.intermediate_dim, dim)
+            self.gate_dense = self._dense("gate", dim, hidden_dim, offset(self.seed, 1))
+        self.output_dense = self._dense("output", hidden_dim, dim, offset(self.seed, 2))
 
     def call(self, inputs, training=None):
         hidden = self.input_dense(inputs)
@@ -59,4 +66,4 @@ class FeedForward(keras.layers.Layer):
             hidden = self.activation(self.gate_dense(inputs)) * hidden
         else:
             hidden = self.activation(hidden)
-        return self.output_dense(self.dropout(hidden, training=training))
+        return self.output_dense(self.dropout_layer(hidden, training=training))

@@ -49,6 +49,7 @@ class RelativePositionBias(keras.layers.Layer):
         max_distance: int. Distances from here on share the last bucket.
         bidirectional: bool. Whether keys after the query count; a causal stack sets
             False.
+        embeddings_initializer: Initializer of the biases. Defaults to `normal(0.02)`.
         **kwargs: Base layer keyword arguments. The bias is float32 by default.
 
     Call arguments:
@@ -69,6 +70,7 @@ class RelativePositionBias(keras.layers.Layer):
         num_buckets=32,
         max_distance=128,
         bidirectional=True,
+        embeddings_initializer=None,
         dtype="float32",
         **kwargs,
     ):
@@ -87,19 +89,23 @@ class RelativePositionBias(keras.layers.Layer):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.bidirectional = bidirectional
+        self.embeddings_initializer = keras.initializers.get(
+            embeddings_initializer or keras.initializers.RandomNormal(0.0, 0.02)
+        )
         self.supports_masking = True
 
     def build(self, queries_shape, keys_shape=None):
         self.embedding = self.add_weight(
             name="embedding",
             shape=(self.num_buckets, self.num_heads),
-            initializer=keras.initializers.RandomNormal(0.0, 0.02),
+            initializer=self.embeddings_initializer,
         )
 
     def call(self, queries, keys=None, offset=0):
         keys = queries if keys is None else keys
-        query = ops.arange(ops.shape(queries)[1], dtype="int32") + offset
+        query = ops.arange(ops.shape(queries)[1], dtype="int32")
         key = ops.arange(ops.shape(keys)[1], dtype="int32")
+        query = query + ops.cast(offset, "int32")
         buckets = relative_position_bucket(
             key[None] - query[:, None], self.bidirectional, self.num_buckets, self.max_distance
         )
@@ -118,4 +124,5 @@ class RelativePositionBias(keras.layers.Layer):
         config = super().get_config()
         for name in ("num_heads", "num_buckets", "max_distance", "bidirectional"):
             config[name] = getattr(self, name)
+        config["embeddings_initializer"] = keras.initializers.serialize(self.embeddings_initializer)
         return config

@@ -1,0 +1,98 @@
+"""The layers that a Switch Transformer block is made of."""
+
+import keras
+
+from keras_switch.layers.attention import Attention
+from keras_switch.layers.feed_forward import FeedForward
+from keras_switch.layers.initializers import fresh
+from keras_switch.layers.initializers import offset
+from keras_switch.layers.relative_position_bias import RelativePositionBias
+from keras_switch.layers.switch_dense import SwitchDense
+
+# What to add to the block's seed: each part takes the seeds up to the next number.
+_SEEDS = {
+    "self_attention": 0,
+    "cross_attention": 30,
+    "feed_forward": 60,
+    "position_bias": 70,
+    "dropout": 80,
+}
+
+
+def _seed(block, name):
+    return offset(block.seed, _SEEDS[name])
+
+
+def _switch_arguments(block):
+    """Arguments of a `SwitchDense` of the block, with initializers of its own."""
+    arguments = {
+        "num_experts": block.num_experts,
+        "intermediate_dim": block.intermediate_dim,
+        "activation": block.activation,
+        "gated": block.gated,
+        "kernel_initializer": block.kernel_initializer,
+        **block.switch,
+    }
+    return {name: fresh(value) for name, value in arguments.items()}
+
+
+def position_bias(block, dim):
+    seed = _seed(block, "position_bias")
+    layer = RelativePositionBias(
+        block.num_heads,
+        block.num_buckets,
+        block.max_distance,
+        bidirectional=not block.causal,
+        embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.02, seed=seed),
+        name="position_bias",
+    )
+    layer.build((None, None, dim))
+    return layer
+
+
+def attention(block, name, dim):
+    has_experts = block.expert_attention and name == "self_attention"
+    layer = Attention(
+        block.num_heads,
+        block.key_value_dim or dim // block.num_heads,
+        dropout=block.dropout,
+        switch=_switch_arguments(block) if has_experts else None,
+        seed=_seed(block, name),
+        dtype=block.dtype_policy,
+        name=name,
+    )
+    layer.build((None, None, dim))
+    return layer
+
+
+def norm(block, name, dim):
+    layer = keras.layers.RMSNormalization(
+        epsilon=block.layer_norm_epsilon, dtype=block.dtype_policy, name=name
+    )
+    layer.supports_masking = True
+    layer.build((None, None, dim))
+    return layer
+
+
+def feed_forward(block, dim):
+    name = "feed_forward"
+    common = {"seed": _seed(block, name), "dtype": block.dtype_policy, "name": name}
+    if block.num_experts is not None:
+        layer = SwitchDense(**_switch_arguments(block), **common)
+    else:
+        layer = FeedForward(
+            block.intermediate_dim,
+            activation=block.activation,
+            gated=block.gated,
+            dropout=block.dropout,
+            kernel_initializer=block.kernel_initializer,
+            **common,
+        )
+    layer.build((None, None, dim))
+    return layer
+
+
+def dropout(block):
+    """The dropout of what each part adds to the stream."""
+    seed = _seed(block, "dropout")
+    return keras.layers.Dropout(block.dropout, seed=seed, dtype=block.dtype_policy, name="dropout")
