@@ -6,13 +6,21 @@ READY := $(VENV)/.ready
 
 # Backend-independent tests, run a second time on the JAX backend.
 JAX_TESTS := $(wildcard \
+	tests/attention_test.py \
+	tests/backends_equal_test.py \
+	tests/callbacks_test.py \
 	tests/grouped_matmul_test.py \
+	tests/noise_test.py \
+	tests/routing_test.py \
 	tests/switch_dense_test.py \
 	tests/switch_transformer_block_test.py)
+RESULTS := benchmarks/results
+PIP := -m pip install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help venv test lint test-tensorflow test-jax test-oldest pretrain bench prove lock bazel clean
+.PHONY: help venv test lint test-tensorflow test-jax test-oldest pretrain bench prove prove-peers \
+	lock bazel clean
 
 help:
 	@echo "make venv      set up $(VENV), pinned by $(LOCK)"
@@ -32,7 +40,7 @@ $(READY): pyproject.toml $(LOCK)
 			"`$(PYTHON) --version 2>&1`. Name another one: make PYTHON=python3.12 ..." >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[dev]'
+	$(BIN)/python $(PIP) -c $(LOCK) -e '.[dev]'
 	@touch $@
 
 test: lint test-tensorflow test-jax
@@ -48,20 +56,33 @@ test-jax: $(READY)
 	$(if $(JAX_TESTS),KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(JAX_TESTS))
 
 # The oldest TensorFlow that the package allows.
-test-oldest:
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c requirements/oldest.txt -e '.[dev]'
+test-oldest: .venv-oldest/.ready
 	KERAS_BACKEND=tensorflow .venv-oldest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+
+.venv-oldest/.ready: pyproject.toml requirements/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python $(PIP) -c requirements/oldest.txt -e '.[dev]'
+	@touch $@
+
+# Other packages, each in an environment of its own.
+.venv-prove-%/.ready: requirements/prove-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	@touch $@
 
 pretrain: $(READY)
 	$(BIN)/keras-switch pretrain
 
-bench: $(READY)
-	$(BIN)/python benchmarks/layer.py
+bench: $(READY) .venv-prove-huggingface/.ready
+	$(BIN)/python benchmarks/import_time.py --output $(RESULTS)/import_time.md
+	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 
-prove: $(READY) test-oldest
-	bash prove/run
+prove: $(READY) test-oldest prove-peers
+	$(BIN)/python -m pytest prove
+	@if command -v bazel >/dev/null; then $(MAKE) bazel; else echo "Without Bazel, BUILD is not checked."; fi
+
+prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
+	bash prove/run $(RESULTS)/peers.md
 
 bazel: $(READY)
 	bash third_party/bazel/check

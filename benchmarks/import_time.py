@@ -6,10 +6,14 @@ Each import runs in a fresh process; the two take turns, and the medians are com
 """
 
 import argparse
+import importlib.metadata
+import pathlib
 import statistics
 import subprocess
 import sys
 import time
+
+import report
 
 STATEMENTS = ("import keras", "import keras_switch")
 
@@ -24,14 +28,20 @@ def seconds(statement):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="processes for each import")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--output", type=pathlib.Path, help="markdown file to write, too")
+    flags = parser.parse_args()
     for statement in STATEMENTS:
         seconds(statement)
-    times = [[seconds(statement) for statement in STATEMENTS] for _ in range(rounds)]
+    times = [[seconds(statement) for statement in STATEMENTS] for _ in range(flags.rounds)]
     medians = [statistics.median(column) for column in zip(*times)]
-    for statement, median in zip(STATEMENTS, medians):
-        print(f"{statement:22}{median:8.2f} s")
-    print(f"{'ratio':22}{medians[1] / medians[0]:8.2f}")
+    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow")}
+    with report.Report(flags.output) as out:
+        out.title("Time of an import", versions)
+        out.write("")
+        out.head(["statement", "seconds"])
+        for statement, median in zip(STATEMENTS, medians):
+            out.row([f"`{statement}`", f"{median:.2f}"])
+        out.row(["ratio", f"{medians[1] / medians[0]:.2f}"])
 
 
 if __name__ == "__main__":

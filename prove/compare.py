@@ -1,21 +1,18 @@
 """Compares SwitchDense with what a peer's package gave.
 
-python prove/compare.py huggingface CASES.npz
-python prove/compare.py mesh CASES.npz
+PYTHONPATH=tests python prove/compare.py huggingface CASES.npz
+PYTHONPATH=tests python prove/compare.py mesh CASES.npz
 """
 
-import pathlib
 import sys
 
 import numpy as np
+from gradients import layer_gradients
 from keras import ops
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
-from gradients import layer_gradients  # noqa: E402
-
-from keras_switch.layers import SwitchDense  # noqa: E402
-from keras_switch.layers import dispatch  # noqa: E402
-from keras_switch.layers import routing  # noqa: E402
+from keras_switch.layers import SwitchDense
+from keras_switch.layers import dispatch
+from keras_switch.layers import routing
 
 
 def cases(path):
