@@ -6,11 +6,14 @@ The other parts load when they are first used; importing touches no device.
 
 import importlib
 
-from keras_switch import layers
+from keras_switch.quiet import quiet_command
+
+with quiet_command():
+    from keras_switch import layers
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "export", "tpu", "training")
+_PARTS = ("data", "export", "models", "tpu", "training")
 
 __all__ = ["__version__", "layers", *_PARTS]
 

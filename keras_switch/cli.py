@@ -6,12 +6,9 @@ import pathlib
 import sys
 import typing
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-
-from absl import app  # noqa: E402
-from absl import flags  # noqa: E402
-from absl import logging  # noqa: E402
+from absl import app
+from absl import flags
+from absl import logging
 
 INTERRUPTED = 130
 EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
@@ -45,16 +42,18 @@ def _pretrain_flags():
     flags.DEFINE_integer("epochs", 10, "Number of epochs.", lower_bound=1)
     flags.DEFINE_integer("steps_per_epoch", 40, "Steps between two checkpoints.", lower_bound=1)
     flags.DEFINE_integer("validation_steps", 8, "Batches of held-out text.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of everything random.")
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**31 - 2
+    )
 
 
 def _pretrain(values):
-    from keras_switch.training import quiet
-
-    quiet.start_tensorflow()
     from keras_switch import export
+    from keras_switch import tpu
     from keras_switch.training import pretrain
 
+    export.check_backend()
+    tpu.highest_float32()
     names = [field.name for field in dataclasses.fields(pretrain.PretrainConfig)]
     config = pretrain.PretrainConfig(**{name: values[name].value for name in names})
     model, vocabulary = pretrain.pretrain(config, values.output_dir, restart=values.restart)
@@ -125,7 +124,10 @@ def _run(name, rest):
     try:
         COMMANDS[name].run(values)
     except KeyboardInterrupt:
-        print("\nStopped. The same command again resumes from the last checkpoint.", flush=True)
+        again = "The same command again"
+        if "restart" in values and values["restart"].value:
+            again += ", but without --restart,"
+        print(f"\nStopped. {again} resumes from the last checkpoint.", flush=True)
         sys.exit(INTERRUPTED)
     except ValueError as error:
         if os.environ.get("KERAS_SWITCH_TRACEBACK"):

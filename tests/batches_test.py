@@ -2,6 +2,7 @@ import types
 import unittest
 
 import numpy as np
+import tensorflow as tf
 
 from keras_switch.data import SpanCorruptionBatches
 
@@ -60,7 +61,14 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
     def test_without_a_number_of_batches_it_never_ends(self):
         self.assertEqual(len(collect(make().dataset().take(20))), 20)
 
+    def test_the_text_stays_on_the_cpu(self):
+        with tf.device("GPU:7"):
+            self.assertIn("CPU:0", make().chunks.device)
+
     def test_bad_arguments_are_explained(self):
+        for seed in (-1, 2**31, 0.5):
+            with self.assertRaisesRegex(ValueError, r"`seed` must be an integer from 0 to 2\*\*31"):
+                make(seed=seed)
         with self.assertRaisesRegex(ValueError, "`batch_size` must be a positive integer"):
             make(batch_size=0)
         with self.assertRaisesRegex(ValueError, "`tokens` must fill a batch of 11 chunks of 34"):

@@ -22,7 +22,7 @@ class SpanCorruptionBatches:
         batch_size: int.
         noise_density: float. Fraction of the tokens to corrupt.
         mean_span_length: float. Mean length of a corrupted span.
-        seed: int.
+        seed: int, from 0 to `2**31 - 1`.
 
     Raises:
         ValueError: If an argument is not as described, or the text is shorter than a batch.
@@ -47,6 +47,10 @@ class SpanCorruptionBatches:
             raise ValueError(
                 f"`batch_size` must be a positive integer. Received: batch_size={batch_size}"
             )
+        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ValueError(
+                f"`seed` must be an integer from 0 to 2**31 - 1. Received: seed={seed}"
+            )
         self.noise = (noise_density, mean_span_length)
         self.inputs_length = inputs_length
         self.chunk_length, self.targets_length = span_corruption.lengths(inputs_length, *self.noise)
@@ -63,7 +67,9 @@ class SpanCorruptionBatches:
                 f"{vocabulary.num_sentinels}. Received: inputs_length={inputs_length}"
             )
         chunks = tokens[: self.num_chunks * self.chunk_length].reshape(-1, self.chunk_length)
-        self.chunks = tf.constant(chunks, tf.int32)
+        with tf.device("CPU:0"):
+            # An accelerator has no use for the text, and tf.data reads it here.
+            self.chunks = tf.constant(chunks, tf.int32)
         self.first_sentinel = vocabulary.first_sentinel
         self.batch_size = batch_size
         self.seed = seed

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from keras_switch.layers import SwitchDense
-
-SCALARS = ("dropped", "busiest", "entropy", "balance_loss", "z_loss")
+from keras_switch.layers.routing_figures import SCALARS
+from keras_switch.training.checkpoint import check_steps
 
 
 class RoutingMetrics(keras.callbacks.Callback):
@@ -17,6 +17,7 @@ class RoutingMetrics(keras.callbacks.Callback):
 
     On the TensorFlow backend they are there without it. The trainer of the JAX backend
     has no place for a layer's metrics, so this callback adds them at the end of an epoch.
+    It comes before `Checkpoint` in the list of callbacks.
 
     Example:
     >>> model.fit(x, y, epochs=2, callbacks=[keras_switch.training.RoutingMetrics()])
@@ -30,7 +31,7 @@ class RoutingMetrics(keras.callbacks.Callback):
         for layer in switch_layers(self.model):
             figures = layer.figures()
             for name in SCALARS:
-                logs[f"{layer.path}/{name}"] = figures[name]
+                logs.setdefault(f"{layer.path}/{name}", figures[name])
 
 
 class LoadRecorder(keras.callbacks.Callback):
@@ -55,8 +56,7 @@ class LoadRecorder(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
-            # An epoch may or may not have started its totals from zero.
-            self._seen = self._loads()
+            self._seen = self._loads(before_a_step=True)
 
     def on_train_batch_end(self, batch, logs=None):
         self._steps += 1
@@ -78,10 +78,14 @@ class LoadRecorder(keras.callbacks.Callback):
         self.windows, self._steps = state["windows"], state["steps"]
         self._open = {path: np.asarray(load) for path, load in state["open"].items()}
 
-    def _loads(self):
-        layers = switch_layers(self.model)
-        totals = {x.path: keras.ops.convert_to_numpy(x.routing_totals) for x in layers}
-        return {path: x[1 + len(SCALARS) :].astype("float64") for path, x in totals.items()}
+    def _loads(self, before_a_step=False):
+        """Sums of the loads by layer path. After a reset the next step starts from zero."""
+        loads = {}
+        for layer in switch_layers(self.model):
+            totals = keras.ops.convert_to_numpy(layer.routing_totals).astype("float64")
+            starts_anew = before_a_step and totals[0] < 0
+            loads[layer.path] = totals[1 + len(SCALARS) :] * (not starts_anew)
+        return loads
 
     def _read(self):
         """Adds what each layer's totals have grown by since the last read."""
@@ -126,7 +130,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         logs = logs or {}
         brief = {name: value for name, value in logs.items() if "/" not in name}
         brief.pop("tokens_per_second", None)
-        brief["tokens/s"] = round(self.tokens_per_second)
+        if self.tokens_per_second:
+            brief["tokens/s"] = round(self.tokens_per_second)
         for name, summary in (("dropped", np.mean), ("busiest", np.max)):
             values = [value for path, value in logs.items() if path.endswith(f"/{name}")]
             if values:
@@ -139,6 +144,9 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
     Args:
         checkpoint: `Checkpoint`, which comes before it in the list of callbacks.
+
+    Raises:
+        ValueError: In `fit`, if the length of an epoch is not known.
     """
 
     def __init__(self, checkpoint):
@@ -148,6 +156,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
         self._handler = None
 
     def on_train_begin(self, logs=None):
+        check_steps(self)
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._press)
 

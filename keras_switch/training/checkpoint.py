@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import keras
@@ -22,8 +23,9 @@ class TrainingState:
         epoch: int. Finished epochs.
         epoch_step: int. Batches read in the unfinished epoch.
         history: Dictionary of lists, the logs of the finished epochs.
-        variables: List of the values of all seeds, which Keras does not save, of the
-            weights that no gradient changes, and of the metrics.
+        variables: Dictionary of the values of what Keras does not save: seeds, and what
+            layers count.
+        metrics: Dictionary of the values of the metrics, in an unfinished epoch.
         parts: Dictionary of what the parts of `Checkpoint` keep.
     """
 
@@ -31,7 +33,8 @@ class TrainingState:
     epoch: int = 0
     epoch_step: int = 0
     history: dict = dataclasses.field(default_factory=dict)
-    variables: list = dataclasses.field(default_factory=list)
+    variables: dict = dataclasses.field(default_factory=dict)
+    metrics: dict = dataclasses.field(default_factory=dict)
     parts: dict = dataclasses.field(default_factory=dict)
 
 
@@ -55,7 +58,9 @@ class Checkpoint(keras.callbacks.Callback):
             that are callbacks come before this one in the list of callbacks.
 
     Raises:
-        ValueError: If `every` or `keep` is not as described.
+        ValueError: If `every` or `keep` is not as described. In `fit`, if the directory
+            holds checkpoints beyond the state, or if `every` is a number and the length
+            of an epoch is not known.
 
     Example:
     >>> state = restore(model, latest(directory)) if latest(directory) else TrainingState()
@@ -79,19 +84,34 @@ class Checkpoint(keras.callbacks.Callback):
         self.parts = parts or {}
         self._steps_before = 0
         self._due = False
+        self._written = None
         for name, part in self.parts.items():
             if name in self.state.parts:
                 part.set_state(self.state.parts[name])
 
     def on_train_begin(self, logs=None):
+        if self.every != "epoch":
+            check_steps(self)
         self.directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.directory)
+        newest = latest(self.directory)
+        if newest is not None and newest.name > self._path().name:
+            raise ValueError(
+                "The directory holds checkpoints beyond the state to go on from, which would "
+                "outlive those that this run writes. Restore the latest one, move them away, or "
+                f"give another directory. Received: directory={str(self.directory)!r}, with "
+                f"{newest.name}, and state.step={self.state.step}"
+            )
+        if newest == self._path():
+            # The one that the state was restored from.
+            self._written = newest
 
     def on_epoch_begin(self, epoch, logs=None):
         self._steps_before = self.state.epoch_step
         if self.state.epoch_step:
             # `fit` has just reset the metrics of the epoch that is being resumed.
-            _assign(self.model, self.state.variables)
+            _assign(_unsaved(self.model), self.state.variables)
+            _assign(_named(self.model.metrics_variables), self.state.metrics)
 
     def on_train_batch_end(self, batch, logs=None):
         epoch_step = self._steps_before + batch + 1
@@ -116,25 +136,32 @@ class Checkpoint(keras.callbacks.Callback):
 
     def save(self):
         """Writes a checkpoint of this moment, and returns its path."""
-        values = [keras.ops.convert_to_numpy(v.value) for v in _untrained(self.model)]
-        self.state.variables = [value.tolist() for value in values]
-        self.state.parts = {name: part.get_state() for name, part in self.parts.items()}
-        path = self.directory / f"{_PREFIX}{self.state.step:09d}-epoch-{self.state.epoch:05d}"
         self._due = False
-        if path.exists():
+        path = self._path()
+        if path == self._written:
             return path
+        state = self.state
+        state.variables = _values(_unsaved(self.model))
+        # The metrics of a finished epoch are in the history, and start anew.
+        state.metrics = _values(_named(self.model.metrics_variables)) if state.epoch_step else {}
+        state.parts = {name: part.get_state() for name, part in self.parts.items()}
         beside = path.with_name(f".{path.name}.tmp")
         _remove(beside)
         beside.mkdir(parents=True)
         self.model.save(beside / MODEL_NAME)
-        (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(self.state)))
+        (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)))
         for written in (beside / MODEL_NAME, beside / STATE_NAME, beside):
             _sync(written)
         beside.rename(path)
         _sync(self.directory)
+        self._written = path
         for old in _checkpoints(self.directory)[: -self.keep]:
             _remove(old)
         return path
+
+    def _path(self):
+        step, epoch = self.state.step, self.state.epoch
+        return self.directory / f"{_PREFIX}{step:09d}-epoch-{epoch:05d}"
 
 
 def latest(directory):
@@ -154,13 +181,13 @@ def restore(model, path):
         `TrainingState`.
 
     Raises:
-        ValueError: If there is no checkpoint.
+        ValueError: If there is no checkpoint, or if it is not one of such a model.
     """
     state = read_state(path)
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     model.load_weights(pathlib.Path(path) / MODEL_NAME)
-    _assign(model, state.variables)
+    _assign(_unsaved(model), state.variables)
     return state
 
 
@@ -175,13 +202,48 @@ def read_state(path):
     return TrainingState(**json.loads(path.read_text()))
 
 
-def _untrained(model):
-    return [*model.non_trainable_variables, *model.metrics_variables]
+def check_steps(callback):
+    """Requires an epoch of known length, whose end can be told from its middle."""
+    if callback.params.get("steps") is None:
+        raise ValueError(
+            f"`{type(callback).__name__}` saves in the middle of epochs, and needs to know where "
+            "they end: give `steps_per_epoch` to `fit`. Received: steps_per_epoch=None"
+        )
 
 
-def _assign(model, values):
-    for variable, value in zip(_untrained(model), values):
-        variable.assign(np.asarray(value, dtype=variable.dtype))
+def _unsaved(model):
+    """The variables that Keras does not save, by name."""
+    saved = {id(variable) for variable in model.weights}
+    return _named(v for v in model.non_trainable_variables if id(v) not in saved)
+
+
+def _named(variables):
+    """Variables by path; of those with the same path, the second has `#2` behind it.
+
+    The numbers that Keras puts behind names of its own depend on what else the process
+    has made, so they are left out.
+    """
+    named, counts = {}, {}
+    for variable in variables:
+        path = re.sub(r"_\d+(?=/|$)", "", variable.path)
+        counts[path] = counts.get(path, 0) + 1
+        named[path if counts[path] == 1 else f"{path}#{counts[path]}"] = variable
+    return named
+
+
+def _values(named):
+    return {name: keras.ops.convert_to_numpy(x.value).tolist() for name, x in named.items()}
+
+
+def _assign(named, values):
+    if set(named) != set(values):
+        raise ValueError(
+            "The checkpoint is not one of this model. Received: values without a variable "
+            f"{sorted(set(values) - set(named))}, and variables without a value "
+            f"{sorted(set(named) - set(values))}"
+        )
+    for name, variable in named.items():
+        variable.assign(np.asarray(values[name], dtype=variable.dtype))
 
 
 def _checkpoints(directory):

@@ -1,8 +1,6 @@
 """The recipe of `keras-switch pretrain`: from plain text to a model that fills blanks."""
 
 import dataclasses
-import json
-import os
 import pathlib
 import time
 
@@ -13,7 +11,10 @@ from keras_switch.data import corpus as corpus_module
 from keras_switch.models import encoder_decoder
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
-from keras_switch.training import figures
+from keras_switch.training import plots
+from keras_switch.training import run_directory
+
+NATS = "nats_per_token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,27 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
 
     Returns:
         Pair of the trained model and its `Vocabulary`.
+
+    Raises:
+        ValueError: If the run in the directory has other settings or another corpus, or if
+            the corpus is too short for them.
     """
     output_dir = pathlib.Path(output_dir)
     if restart and output_dir.exists():
-        print(f"Moved the earlier run to {_move_aside(output_dir)}.")
-    _check_or_write_config(config, output_dir)
+        print(f"Moved the earlier run to {run_directory.move_aside(output_dir)}.")
+    settings = dataclasses.asdict(config)
+    resumes = run_directory.check_settings(settings, output_dir)
+    lines = data.read_corpus(config.corpus or None)
+    if resumes:
+        run_directory.check_corpus(lines, output_dir)
     keras.utils.set_random_seed(config.seed)
-    vocabulary, train, validation = prepare_data(config, output_dir)
+    path = output_dir / "vocabulary.model"
+    vocabulary = data.Vocabulary.load(path) if resumes else None
+    vocabulary, train, validation = prepare_data(config, lines, vocabulary)
     model = build_and_compile(config, vocabulary.size)
+    if not resumes:
+        vocabulary.save(path)
+        run_directory.write_settings(settings, lines, output_dir)
     print(
         f"Model: {model.count_params():,} parameters, {config.num_layers} + {config.num_layers} "
         f"blocks, {config.num_experts} experts in every other one, {config.dtype}."
@@ -66,21 +80,33 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     return model, vocabulary
 
 
-def prepare_data(config, output_dir):
-    """Returns the vocabulary, and the batches to train on and to validate with."""
+def prepare_data(config, lines, vocabulary=None):
+    """Returns the vocabulary, and the batches to train on and to validate with.
+
+    Args:
+        config: `PretrainConfig`.
+        lines: List of strings, the corpus.
+        vocabulary: `Vocabulary`. Trained on the lines if not given.
+
+    Raises:
+        ValueError: If the text, or the part of it that is held out, is too short.
+    """
     start = time.perf_counter()
-    lines, held_out = corpus_module.split_corpus(data.read_corpus(config.corpus or None))
-    path = output_dir / "vocabulary.model"
-    if path.exists():
-        vocabulary = data.Vocabulary.load(path)
-    else:
+    lines, held_out = corpus_module.split_corpus(lines)
+    if vocabulary is None:
         vocabulary = data.Vocabulary.train(lines, config.vocabulary_size)
-        vocabulary.save(path)
     sizes = (vocabulary, config.inputs_length, config.batch_size)
     tokens = vocabulary.tokenize_corpus(lines)
     train = data.SpanCorruptionBatches(tokens, *sizes, seed=config.seed)
-    held_out = vocabulary.tokenize_corpus(held_out)
-    validation = data.SpanCorruptionBatches(held_out, *sizes, seed=config.seed + 1)
+    held_out_tokens = vocabulary.tokenize_corpus(held_out)
+    try:
+        validation = data.SpanCorruptionBatches(held_out_tokens, *sizes, seed=config.seed + 1)
+    except ValueError as error:
+        raise ValueError(
+            f"The part of the corpus that is held out, {len(held_out):,} of "
+            f"{len(lines) + len(held_out):,} lines, is too short. Give a longer corpus, or a "
+            f"smaller `batch_size` or `inputs_length`. {error}"
+        ) from None
     print(
         f"Data: {len(lines):,} lines, {len(tokens):,} tokens of a vocabulary of "
         f"{vocabulary.size:,}, {train.batches_per_epoch:,} batches a pass "
@@ -112,7 +138,9 @@ def build_and_compile(config, vocabulary_size):
         from_logits=True, reduction="mean_with_sample_weight", dtype="float32"
     )
     optimizer = keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0)
-    model.compile(optimizer, loss, jit_compile=False)
+    # The loss of training also has the routers' losses in it, that of validation has not.
+    nats = keras.metrics.SparseCategoricalCrossentropy(NATS, from_logits=True)
+    model.compile(optimizer, loss, weighted_metrics=[nats], jit_compile=False)
     return model
 
 
@@ -142,6 +170,7 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
             initial_epoch=state.epoch,
             epochs=epochs,
             steps_per_epoch=steps,
+            shuffle=False,
             validation_data=validation_data,
             callbacks=[
                 recorder,
@@ -160,42 +189,13 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
 
 def draw(config, state, recorder, output_dir):
     """Writes the figures of a run."""
-    losses = state.history["loss"]
-    held_out = state.history["val_loss"]
+    train, held_out = state.history[NATS], state.history[f"val_{NATS}"]
     print(
-        f"Loss: {losses[0]:.2f} in the first epoch, {losses[-1]:.2f} in the last; on held-out "
-        f"text {held_out[0]:.2f} and {held_out[-1]:.2f}."
+        f"Nats per token: {train[0]:.2f} in the first epoch, {train[-1]:.2f} in the last; on "
+        f"held-out text {held_out[0]:.2f} and {held_out[-1]:.2f}."
     )
     folder = output_dir / "figures"
     title = f"Switch Transformer, {config.num_experts} experts, span corruption"
-    figures.plot_losses(state.history, folder / "loss.png", config.steps_per_epoch, title)
-    figures.plot_loads(recorder.windows, folder / "expert_load.png", recorder.every)
+    plots.plot_losses(state.history, folder / "loss.png", config.steps_per_epoch, title, NATS)
+    plots.plot_loads(recorder.windows, folder / "expert_load.png", recorder.every)
     print(f"Figures: {folder / 'loss.png'}, {folder / 'expert_load.png'}.")
-
-
-def _move_aside(directory):
-    number = 1
-    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
-        number += 1
-    directory.rename(aside)
-    return aside
-
-
-def _check_or_write_config(config, output_dir):
-    """Refuses to resume a run that was started with other settings."""
-    path = output_dir / "config.json"
-    ours = dataclasses.asdict(config)
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        differ = [name for name in ours if ours[name] != theirs.get(name)]
-        if differ:
-            pairs = ", ".join(f"{x}={ours[x]!r} (was {theirs.get(x)!r})" for x in differ)
-            raise ValueError(
-                f"The run in {output_dir} has other settings. Give the same ones to resume it, "
-                f"another --output_dir, or --restart. Received: {pairs}"
-            )
-        return
-    output_dir.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(ours, indent=2) + "\n")
-    os.replace(beside, path)

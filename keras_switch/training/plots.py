@@ -11,40 +11,36 @@ from matplotlib.ticker import MaxNLocator
 TRAIN_COLOR, VALIDATION_COLOR = "#4269d0", "#d1495b"
 
 
-def plot_losses(history, path, steps_per_epoch, title="Loss"):
-    """Draws the training and the validation loss of each epoch.
+def plot_losses(history, path, steps_per_epoch, title="Loss", metric="nats_per_token"):
+    """Draws a loss of each epoch, in training and on held-out text.
 
     Args:
-        history: Dictionary of lists, with `loss` and maybe `val_loss`.
+        history: Dictionary of lists, with the metric and maybe its `val_` twin.
         path: Path of a PNG file.
         steps_per_epoch: int.
         title: string.
+        metric: string. Name of the metric, a cross-entropy.
 
     Raises:
         ValueError: If there is no finished epoch.
     """
-    if not history.get("loss"):
-        raise ValueError(f"`history` must hold the `loss` of an epoch. Received: {history}")
+    if not history.get(metric):
+        raise ValueError(f"`history` must hold the `{metric}` of an epoch. Received: {history}")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for name, label, color in (
-        ("loss", "training", TRAIN_COLOR),
-        ("val_loss", "held-out text", VALIDATION_COLOR),
+    last = {}
+    # The training loss is a mean over an epoch, the other a value at its end.
+    for name, label, color, middle in (
+        (metric, "training", TRAIN_COLOR, 0.5),
+        (f"val_{metric}", "held-out text", VALIDATION_COLOR, 0.0),
     ):
         values = history.get(name)
         if not values:
             continue
-        # The training loss is a mean over an epoch, the other a value at its end.
-        middle = 0.5 if name == "loss" else 0.0
         steps = steps_per_epoch * (np.arange(1, len(values) + 1) - middle)
         axes.plot(steps, values, color=color, label=label, linewidth=2, marker="o", markersize=4)
-        axes.annotate(
-            f"{values[-1]:.2f}",
-            (steps[-1], values[-1]),
-            xytext=(7, -3),
-            textcoords="offset points",
-            color=color,
-        )
+        last[color] = (steps[-1], values[-1])
+    _label(axes, last)
     axes.set(xlabel="step", ylabel="nats per token", title=title)
     axes.set_xlim(left=0)
     axes.margins(x=0.08)
@@ -52,6 +48,20 @@ def plot_losses(history, path, steps_per_epoch, title="Loss"):
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def _label(axes, last):
+    """Writes the last value of each curve beside it; the upper one above the other."""
+    upper = max(value for _, value in last.values())
+    for color, (step, value) in last.items():
+        offset = 5 if value == upper else -11
+        axes.annotate(
+            f"{value:.2f}",
+            (step, value),
+            xytext=(6, offset),
+            textcoords="offset points",
+            color=color,
+        )
 
 
 def plot_loads(windows, path, steps_per_window):
