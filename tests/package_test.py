@@ -101,6 +101,15 @@ def modules_of_package():
         yield path.relative_to(PACKAGE).with_suffix("").parts[0], path
 
 
+def python_files():
+    """Yield the Python files of the tree, relative to its root."""
+    for top in sorted(ROOT.iterdir()):
+        if top.is_symlink() or any(top.match(pattern) for pattern in IGNORED):
+            continue
+        paths = top.rglob("*.py") if top.is_dir() else [top]
+        yield from (path.relative_to(ROOT) for path in paths if path.suffix == ".py")
+
+
 def readme_code():
     """Return the Python blocks of the README."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -162,6 +171,26 @@ class ReadmeTest(unittest.TestCase):
         self.assertTrue(blocks, "README.md has no Python block")
         with tempfile.TemporaryDirectory() as folder:
             run_python("\n".join(blocks), cwd=folder, MPLBACKEND="Agg")
+
+
+class BuildTest(unittest.TestCase):
+    def test_every_python_file_is_in_a_target(self):
+        patterns = {
+            str((build.parent / pattern.replace("%s", "*")).relative_to(ROOT))
+            for build in (ROOT / "BUILD", ROOT / "third_party" / "bazel" / "BUILD")
+            for pattern in re.findall(r'"([^":]*\.py)"', build.read_text(encoding="utf-8"))
+        }
+        for path in python_files():
+            deep = [x for x in patterns if x.count("/") == len(path.parts) - 1]
+            found = any(path.match(pattern) for pattern in deep)
+            self.assertTrue(found, f"{path} is in no glob of a BUILD file")
+
+    def test_bazel_ignores_the_environments_and_the_links(self):
+        ignored = (ROOT / ".bazelignore").read_text(encoding="utf-8").split()
+        peers = [path.stem for path in ROOT.glob("requirements/prove-*.txt")]
+        self.assertTrue(peers)
+        for name in (".venv", ".venv-oldest", "layers", "tpu", *(f".venv-{x}" for x in peers)):
+            self.assertIn(name, ignored)
 
 
 class DistributionTest(unittest.TestCase):
