@@ -14,6 +14,7 @@ def gradients(function, arrays):
             tape.watch(tensors)
             value = function(*tensors)
         results = tape.gradient(value, tensors, unconnected_gradients="zero")
+        results = [tf.convert_to_tensor(result) for result in results]
     else:
         import jax
 
