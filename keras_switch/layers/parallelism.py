@@ -1,5 +1,8 @@
 """Where a layer's groups and experts lie. The layers know this interface and no mesh."""
 
+import contextlib
+import contextvars
+
 
 class Parallelism:
     """One core: it holds every group and every expert, and exchanges nothing."""
@@ -17,9 +20,19 @@ class Parallelism:
         return x
 
 
-_active = Parallelism()
+_active = contextvars.ContextVar("parallelism", default=Parallelism())
+
+
+@contextlib.contextmanager
+def use(parallelism):
+    """Makes the layers that are built inside the `with` block use a `Parallelism`."""
+    token = _active.set(parallelism)
+    try:
+        yield
+    finally:
+        _active.reset(token)
 
 
 def active():
     """Returns the parallelism that a layer captures when it is built."""
-    return _active
+    return _active.get()

@@ -8,14 +8,16 @@ _dropless = contextvars.ContextVar("dropless", default=False)
 
 @contextlib.contextmanager
 def dropless():
-    """Makes every `SwitchDense` inside compute without capacity.
+    """Makes every `SwitchDense` that is called inside compute without capacity.
 
     A token's output then depends on no other token. Decoding with a cache and exports
-    for serving use it; trained weights need no change.
+    for serving use it; trained weights need no change. A compiled function, such as
+    that of a `model.predict` before, keeps what it was traced with.
 
     Example:
+    >>> layer = keras_switch.layers.SwitchDense(num_experts=2, intermediate_dim=4)
     >>> with keras_switch.layers.dropless():
-    ...     outputs = model(inputs)
+    ...     outputs = layer(keras.ops.ones((8, 4)))
     """
     token = _dropless.set(True)
     try:
