@@ -5,15 +5,17 @@ LOCK := requirements/lock.txt
 READY := $(VENV)/.ready
 
 # Backend-independent tests, run a second time on the JAX backend.
-JAX_TESTS := $(wildcard \
+JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
 	tests/backends_equal_test.py \
+	tests/block_*_test.py \
 	tests/callbacks_test.py \
 	tests/grouped_matmul_test.py \
 	tests/noise_test.py \
+	tests/relative_position_bias_test.py \
 	tests/routing_test.py \
-	tests/switch_dense_test.py \
-	tests/switch_transformer_block_test.py)
+	tests/switch_dense*_test.py \
+	tests/switch_transformer_block_test.py))
 RESULTS := benchmarks/results
 PIP := -m pip install --quiet --disable-pip-version-check
 
@@ -79,7 +81,11 @@ bench: $(READY) .venv-prove-huggingface/.ready
 
 prove: $(READY) test-oldest prove-peers
 	$(BIN)/python -m pytest prove
-	@if command -v bazel >/dev/null; then $(MAKE) bazel; else echo "Without Bazel, BUILD is not checked."; fi
+	@if command -v bazel >/dev/null; then \
+		$(MAKE) bazel; \
+	else \
+		echo "Bazel is not installed, so BUILD is not checked: see third_party/README.md."; \
+	fi
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
 	bash prove/run $(RESULTS)/peers.md

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "keras_switch"
 
 # What each part may import of the others.
 ARROWS = {
-    "__init__": {"layers"},
+    "__init__": {"layers", "quiet"},
+    "quiet": set(),
     "backend": set(),
     "layers": {"backend"},
     "data": {"layers", "backend"},
