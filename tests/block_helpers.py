@@ -1,5 +1,6 @@
 """Small Transformer blocks, their inputs, and weights that both backends can share."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -35,3 +36,14 @@ def set_random_weights(layer, seed=0, scale=0.3):
     rng = np.random.default_rng(seed)
     for _, weight in sorted(weights_by_name(layer).items()):
         weight.assign(scale * rng.normal(size=weight.shape))
+
+
+def compiled(function):
+    """The function under XLA."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True)

@@ -1,9 +1,9 @@
 import math
 import unittest
 
-import keras
 import numpy as np
 from absl.testing import parameterized
+from block_helpers import compiled
 from block_helpers import numpy
 from block_helpers import tokens
 from keras import ops
@@ -11,17 +11,6 @@ from keras.src.testing import TestCase as KerasTestCase
 
 from keras_switch.layers import RelativePositionBias
 from keras_switch.layers.relative_position_bias import relative_position_bucket
-
-
-def compiled(function):
-    """The function under XLA."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import tensorflow as tf
-
-    return tf.function(function, jit_compile=True)
 
 
 def expected_bucket(position, bidirectional, num_buckets=32, max_distance=128):

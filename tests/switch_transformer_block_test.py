@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import tempfile
@@ -7,66 +8,17 @@ import warnings
 import keras
 import numpy as np
 from absl.testing import parameterized
+from block_helpers import make
+from block_helpers import numpy
+from block_helpers import run
+from block_helpers import set_random_weights
+from block_helpers import tokens
+from block_helpers import weights_by_name
 from keras import ops
 from keras.src.testing import TestCase as KerasTestCase
-from switch_dense_test import tokens
 
-from keras_switch.layers import RelativePositionBias
 from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import dropless
-from keras_switch.layers.relative_position_bias import relative_position_bucket
-
-
-def make(num_experts=4, **kwargs):
-    return SwitchTransformerBlock(2, 16, num_experts, **{"dtype": "float32"} | kwargs)
-
-
-def run(layer, *args, **kwargs):
-    outputs = layer(*args, **kwargs)
-    outputs = outputs[0] if isinstance(outputs, tuple) else outputs
-    return np.asarray(ops.convert_to_numpy(ops.cast(outputs, "float32")))
-
-
-class RelativePositionBiasTest(KerasTestCase):
-    def buckets(self, positions, bidirectional):
-        positions = ops.array(positions, "int32")
-        return list(
-            ops.convert_to_numpy(relative_position_bucket(positions, bidirectional, 32, 128))
-        )
-
-    def test_bidirectional_buckets(self):
-        positions = [0, -1, 1, -8, 8, -16, -64, -127, 128]
-        self.assertEqual(self.buckets(positions, True), [0, 1, 17, 8, 24, 10, 14, 15, 31])
-
-    def test_causal_buckets(self):
-        positions = [5, -15, -16, -20, -32, -64, -128]
-        self.assertEqual(self.buckets(positions, False), [0, 15, 16, 17, 21, 26, 31])
-
-    def test_offset_is_a_later_row(self):
-        layer = RelativePositionBias(2, bidirectional=False)
-        whole = layer(tokens(1, 9, 4))
-        row = layer(tokens(1, 1, 4), tokens(1, 9, 4), offset=6)
-        self.assertAllClose(row[:, :, 0], whole[:, :, 6])
-
-    def test_layer(self):
-        self.run_layer_test(
-            RelativePositionBias,
-            init_kwargs={"num_heads": 2},
-            input_shape=(2, 5, 6),
-            expected_output_shape=(1, 2, 5, 5),
-            expected_num_trainable_weights=1,
-            expected_num_non_trainable_weights=0,
-            run_training_check=False,
-            run_mixed_precision_check=False,
-        )
-
-    def test_bad_arguments(self):
-        with self.assertRaisesRegex(ValueError, "`num_heads` must be a positive integer"):
-            RelativePositionBias(0)
-        with self.assertRaisesRegex(ValueError, "`num_buckets` must be at least 4"):
-            RelativePositionBias(2, num_buckets=2)
-        with self.assertRaisesRegex(ValueError, "max_distance=16"):
-            RelativePositionBias(2, num_buckets=32, max_distance=16)
 
 
 class T5Test(parameterized.TestCase):
@@ -86,6 +38,7 @@ class T5Test(parameterized.TestCase):
             use_gated_activation=gated,
             use_relative_attention_bias=True,
         )
+        theirs.self_attention.supports_masking = True  # It warns otherwise.
         x, encoded = tokens(2, 7, 12), tokens(2, 5, 12, seed=1)
         kwargs = {"use_causal_mask": True, "encoder_hidden_states": encoded} if decoder else {}
         mask = np.array([[1] * 7, [1] * 4 + [0] * 3])
@@ -118,7 +71,7 @@ class T5Test(parameterized.TestCase):
         # KerasHub's gated input projector is the one with the activation.
         hidden = ["gate", "input", "output"] if ours.gated else ["input", "output"]
         names += [f"feed_forward/{name}/kernel" for name in hidden] + ["feed_forward_norm/scale"]
-        targets = {weight.path.split("/", 1)[1]: weight for weight in ours.weights}
+        targets = weights_by_name(ours)
         self.assertEqual(set(names), set(targets))
         self.assertEqual(len(names), len(theirs.weights))
         rng = np.random.default_rng(0)
@@ -129,31 +82,6 @@ class T5Test(parameterized.TestCase):
 
 
 class BlockTest(parameterized.TestCase):
-    @parameterized.product(cross=[False, True], expert_attention=[False, True])
-    def test_cached_equals_uncached(self, cross, expert_attention):
-        block = make(
-            causal=True, cross_attention=cross, key_value_dim=3, expert_attention=expert_attention
-        )
-        x, encoded = tokens(2, 6, 8), tokens(2, 4, 8, seed=1)
-        args = (encoded,) if cross else ()
-        mask = ops.array([[True] * 4, [True, True, False, False]])
-        kwargs = {"encoder_padding_mask": mask} if cross else {}
-        block(x, *args)
-        with dropless():
-            expected = run(block, x, *args, **kwargs)
-        cache = ops.zeros((2, 2, 6, 2, 3))
-        crossed = ops.zeros((2, 2, 4, 2, 3))
-        for start, stop in ((0, 2), (2, 3), (3, 6)):
-            piece = ops.array(x[:, start:stop])
-            state = {"self_attention_cache": cache, "cache_update_index": start} | kwargs
-            if cross:
-                state["cross_attention_cache"] = crossed
-                first = args if start == 0 else ()
-                outputs, cache, crossed = block(piece, *first, **state)
-            else:
-                outputs, cache = block(piece, **state)
-            np.testing.assert_allclose(outputs, expected[:, start:stop], atol=1e-5)
-
     def test_causal_outputs_do_not_see_the_future(self):
         block = make(causal=True)
         x = tokens(1, 8, 8)
@@ -206,38 +134,46 @@ class BlockTest(parameterized.TestCase):
         outputs = run(block, x, embedding(np.array([[3, 4, 0, 0]])))
         np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
+    def test_implicit_mask_beside_other_tensors(self):
+        block = make(relative_attention=False, switch={"overflow": "dropless"})
+        embedding = keras.layers.Embedding(10, 8, mask_zero=True)
+        expected = run(block, embedding(np.array([[3, 4, 5]])))
+        bias = ops.zeros((1, 2, 5, 5))
+        outputs = run(block, embedding(np.array([[3, 4, 5, 0, 0]])), position_bias=bias)
+        np.testing.assert_allclose(outputs[:, :3], expected, atol=1e-5)
+
+    def test_an_explicit_mask_wins_over_an_implicit_one(self):
+        block = make(switch={"overflow": "dropless"})
+        x = keras.layers.Embedding(10, 8, mask_zero=True)(np.array([[3, 4, 0]]))
+        expected = run(block, numpy(x))
+        outputs = run(block, x, padding_mask=ops.ones((1, 3), "bool"))
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
     def test_a_bias_is_not_rounded_to_bfloat16(self):
         block = make(None, relative_attention=False, dtype="mixed_bfloat16")
-        seen = []
-        x = tokens(1, 3, 8)
+        x = tokens(1, 2, 8)
         block(x)
-        block.self_attention.call = lambda x, *args, bias, **kwargs: (seen.append(bias), (x, None))[
-            1
-        ]
-        block(x, position_bias=ops.ones((1, 2, 3, 3), "float32"))
-        self.assertEqual(keras.backend.standardize_dtype(seen[0].dtype), "float32")
-
-    def test_symbolic_call_with_caches(self):
-        block = make(causal=True, cross_attention=True)
-        inputs, encoded = keras.KerasTensor((2, 1, 8)), keras.KerasTensor((2, 3, 8))
-        cache, crossed = keras.KerasTensor((2, 2, 6, 2, 4)), keras.KerasTensor((2, 2, 3, 2, 4))
-        outputs = block(
-            inputs,
-            encoded,
-            self_attention_cache=cache,
-            cache_update_index=0,
-            cross_attention_cache=crossed,
-        )
-        shapes = [x.shape for x in outputs]
-        self.assertEqual(shapes, [inputs.shape, cache.shape, crossed.shape])
-        self.assertEqual(block.compute_output_shape((None, None, 8)), (None, None, 8))
+        set_random_weights(block)
+        flat = run(block, x, position_bias=ops.ones((1, 2, 2, 2)) * 1024)
+        bias = np.array([1024.0, 1025.0], "float32") * np.ones((1, 2, 2, 1), "float32")
+        self.assertGreater(np.abs(run(block, x, position_bias=ops.array(bias)) - flat).max(), 0.05)
 
     def test_masks_do_not_warn(self):
         embedding = keras.layers.Embedding(10, 8, mask_zero=True)
+        x = embedding(np.array([[3, 4, 0]]))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for num_experts in (None, 4):
-                make(num_experts, causal=True)(embedding(np.array([[3, 4, 0]])))
+                for expert_attention in {False, num_experts is not None}:
+                    block = make(
+                        num_experts,
+                        causal=True,
+                        cross_attention=True,
+                        expert_attention=expert_attention,
+                        gated=True,
+                        dropout=0.1,
+                    )
+                    block(x, x, training=True)
         self.assertEqual([str(w.message) for w in caught if "mask" in str(w.message)], [])
 
     def test_config_is_plain(self):
@@ -256,12 +192,12 @@ class BlockTest(parameterized.TestCase):
         outputs = block(inputs, encoded)
         model = keras.Model([inputs, encoded], keras.layers.Dense(2, dtype="float32")(outputs))
         model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=jit)
-        before = [np.array(w) for w in model.trainable_weights]
+        before = [numpy(w) for w in model.trainable_weights]
         x = tokens(16, 6, 8)
         history = model.fit([x, x[:, :4]], x[..., :2], batch_size=8, epochs=4, verbose=0).history
         self.assertLess(history["loss"][-1], history["loss"][0])
         for weight, old in zip(model.trainable_weights, before):
-            self.assertFalse(np.array_equal(weight, old), weight.path)
+            self.assertFalse(np.array_equal(numpy(weight), old), weight.path)
 
     def test_save_and_load(self):
         inputs = keras.Input((None, 8))
@@ -281,103 +217,81 @@ class BlockTest(parameterized.TestCase):
         self.assertEqual({w.dtype for w in block.weights}, {"float32"})
 
 
+class SeedTest(parameterized.TestCase):
+    @parameterized.parameters(0, None)
+    def test_all_parts_differ(self, seed):
+        # Kernels of one shape, so that equal seeds would give equal values.
+        keras.utils.set_random_seed(0)
+        experts = SwitchTransformerBlock(
+            2, 8, 8, cross_attention=True, expert_attention=True, gated=True, dropout=0.1, seed=seed
+        )
+        dense = SwitchTransformerBlock(2, 8, gated=True, cross_attention=True, seed=seed)
+        for block in (experts, dense):
+            block.build((None, None, 8))
+            kernels = {
+                name: numpy(weight) / numpy(weight).std()
+                for name, weight in weights_by_name(block).items()
+                if "norm" not in name
+            }
+            for (first, a), (second, b) in itertools.combinations(kernels.items(), 2):
+                if a.size == b.size:
+                    self.assertGreater(np.abs(a.ravel() - b.ravel()).max(), 0.1, (first, second))
+        states = [tuple(numpy(v)) for v in experts.variables if "seed" in v.path]
+        self.assertGreaterEqual(len(states), 6)
+        self.assertEqual(len(states), len(set(states)))
+
+    def test_a_seed_repeats_the_block(self):
+        blocks = [make(expert_attention=True, dropout=0.1, seed=3) for _ in range(2)]
+        x = tokens(2, 5, 8)
+        first, second = (run(block, x, training=True) for block in blocks)
+        np.testing.assert_array_equal(first, second)
+        self.assertGreater(np.abs(run(make(seed=4), x) - run(make(seed=3), x)).max(), 0.01)
+
+    @parameterized.parameters("kernel_initializer", "router_initializer")
+    def test_a_given_initializer_is_cloned(self, name):
+        initializer = keras.initializers.RandomNormal()
+        kwargs = {name: initializer}
+        kwargs = {"switch": kwargs} if name == "router_initializer" else kwargs
+        block = make(8, expert_attention=True, **kwargs)
+        block.build((None, None, 8))
+        weight = "router/kernel" if name == "router_initializer" else "kernel_in"
+        found = [numpy(w) for path, w in weights_by_name(block).items() if path.endswith(weight)]
+        self.assertEqual(len(found), 3)
+        for a, b in itertools.combinations(found, 2):
+            self.assertFalse(np.array_equal(a, b))
+
+    def test_dense_block_takes_a_plain_callable(self):
+        def ones(shape, dtype=None):
+            return ops.ones(shape, dtype=dtype)
+
+        block = make(None, kernel_initializer=ones)
+        block.build((None, None, 8))
+        np.testing.assert_array_equal(block.feed_forward.output_dense.kernel, np.ones((16, 8)))
+
+
 class KerasContractTest(KerasTestCase):
-    def test_layer(self):
+    @parameterized.named_parameters(
+        ("switch", {"num_experts": 4}, 10, 2),
+        ("dense", {}, 9, 0),
+        ("gated", {"num_experts": 4, "gated": True, "dropout": 0.1}, 11, 4),
+        ("expert_attention", {"num_experts": 4, "expert_attention": True}, 13, 6),
+        ("decoder", {"num_experts": 4, "causal": True, "cross_attention": True}, 15, 2),
+    )
+    def test_layer(self, kwargs, weights, seed_generators):
+        cross = "cross_attention" in kwargs
+        shapes = {"inputs_shape": (2, 5, 6), "encoder_sequence_shape": (2, 4, 6)}
         self.run_layer_test(
             SwitchTransformerBlock,
-            init_kwargs={
-                "num_heads": 2,
-                "intermediate_dim": 8,
-                "num_experts": 4,
-                "dtype": "float32",
-            },
-            input_shape=(2, 5, 6),
+            init_kwargs={"num_heads": 2, "intermediate_dim": 8, "dtype": "float32"} | kwargs,
+            input_shape=shapes if cross else (2, 5, 6),
+            run_training_check=not cross,  # It takes one tensor only.
             expected_output_shape=(2, 5, 6),
-            expected_num_trainable_weights=10,
-            expected_num_non_trainable_weights=1,
-            expected_num_seed_generators=1,
+            expected_num_trainable_weights=weights,
+            expected_num_non_trainable_weights=0,
+            expected_num_seed_generators=seed_generators,
             expected_num_losses=0,
             supports_masking=True,
-            run_mixed_precision_check=False,
         )
-
-
-BAD_ARGUMENTS = [
-    ({"num_heads": 0}, "`num_heads` must be a positive integer"),
-    ({"intermediate_dim": -1}, "`intermediate_dim` must be a positive integer"),
-    ({"num_experts": 0}, "`num_experts` must be a positive integer"),
-    ({"key_value_dim": 0}, "`key_value_dim` must be a positive integer"),
-    ({"dropout": 1.0}, "`dropout` must be a finite number"),
-    ({"layer_norm_epsilon": 0.0}, "`layer_norm_epsilon` must be a finite positive number"),
-    ({"causal": "yes"}, "`causal` must be True or False"),
-    ({"switch": {"capacity": 2}}, "Received: \\['capacity'\\]"),
-    ({"num_experts": None, "switch": {"jitter": 0.0}}, "need `num_experts`"),
-    ({"num_experts": None, "expert_attention": True}, "need `num_experts`"),
-    ({"causal": True, "switch": {"priority": "probability"}}, "later tokens would decide"),
-]
-
-
-class BadInputTest(parameterized.TestCase):
-    @parameterized.parameters(*BAD_ARGUMENTS)
-    def test_arguments(self, kwargs, message):
-        with self.assertRaisesRegex(ValueError, message):
-            kwargs = {"num_heads": 2, "intermediate_dim": 8, "num_experts": 4} | kwargs
-            SwitchTransformerBlock(**kwargs)
-
-    @parameterized.parameters(
-        ({"num_heads": 3}, (2, 5, 8), "`num_heads` must divide"),
-        ({"num_heads": 2}, (5, 8), "needs inputs `\\(batch, length, dim\\)`"),
-        ({"num_heads": 2}, (2, 5, None), "last dimension is known"),
-    )
-    def test_shapes(self, kwargs, shape, message):
-        with self.assertRaisesRegex(ValueError, message):
-            SwitchTransformerBlock(intermediate_dim=8, **kwargs).build(shape)
-
-    def test_calls(self):
-        x, cache = tokens(2, 5, 8), ops.zeros((2, 2, 5, 2, 4))
-        cases = [
-            ({}, {"encoder_sequence": x}, "needs a block with `cross_attention=True`"),
-            ({"cross_attention": True}, {}, "Received neither"),
-            ({}, {"cache_update_index": 0}, "needs `self_attention_cache`"),
-            ({}, {"self_attention_cache": cache, "cache_update_index": 0}, "`causal=True`"),
-            ({"causal": True}, {"self_attention_cache": cache}, "needs `cache_update_index`"),
-            (
-                {"causal": True},
-                {"self_attention_cache": cache[0], "cache_update_index": 0},
-                "must have the shape",
-            ),
-            ({}, {"padding_mask": ops.ones((2, 4), "bool")}, "`padding_mask` must have rank 2"),
-            ({}, {"padding_mask": ops.ones((2, 5, 5), "bool")}, "`padding_mask` must have rank 2"),
-            ({}, {"attention_mask": ops.ones((2, 5), "bool")}, "`attention_mask` must have rank 3"),
-            (
-                {"causal": True, "cross_attention": True},
-                {"encoder_sequence": x, "self_attention_cache": cache, "cache_update_index": 0},
-                "needs `cross_attention_cache`",
-            ),
-            (
-                {"cross_attention": True},
-                {"encoder_sequence": tokens(2, 3, 6)},
-                "`encoder_sequence` must have rank 3 and be as wide",
-            ),
-            (
-                {"cross_attention": True},
-                {"cross_attention_cache": cache[0]},
-                "`cross_attention_cache` must have the shape",
-            ),
-            (
-                {"cross_attention": True},
-                {"encoder_sequence": x, "encoder_padding_mask": ops.ones((2, 4), "bool")},
-                "`encoder_padding_mask` must have rank 2",
-            ),
-            (
-                {"cross_attention": True},
-                {"encoder_sequence": x, "cross_attention_mask": ops.ones((2, 5), "bool")},
-                "`cross_attention_mask` must have rank 3",
-            ),
-        ]
-        for init, call, message in cases:
-            with self.assertRaisesRegex(ValueError, message):
-                make(**init)(x, **call)
 
 
 if __name__ == "__main__":
