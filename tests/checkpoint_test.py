@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import unittest.mock
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_switch import training
+from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
 
 # Trains ten epochs of six steps, and prints the history. Arguments: directory, `every`,
@@ -33,7 +36,7 @@ inputs = keras.Input((4, 8))
 x = keras.layers.Dropout(0.2, seed=3)(inputs)
 x = x + SwitchDense(2, 16, seed=5, dtype="float32")(x)
 model = keras.Model(inputs, keras.layers.Dense(1)(x))
-model.compile(keras.optimizers.Adam(0.01), "mse")
+model.compile(keras.optimizers.Adam(0.01), "mse", weighted_metrics=["mae"])
 
 def example(i):
     x = tf.random.stateless_normal((8, 4, 8), tf.stack([i, 1]))
@@ -64,7 +67,7 @@ def fit(epochs, steps):
     if steps and checkpoint.state.epoch < epochs:
         data = tf.data.Dataset.counter(checkpoint.state.step, dtype=tf.int32).map(example)
         model.fit(data, initial_epoch=checkpoint.state.epoch, epochs=epochs, steps_per_epoch=steps,
-                  callbacks=[recorder, checkpoint, Kill()], verbose=0)
+                  shuffle=False, callbacks=[recorder, checkpoint, Kill()], verbose=0)
 
 if state.epoch_step:
     fit(state.epoch + 1, 6 - state.epoch_step)
@@ -152,7 +155,15 @@ class CheckpointTest(unittest.TestCase):
     def fit(self, checkpoint, epochs=1):
         model = small_model()
         data = np.ones((4, 3)), np.ones((4, 2))
-        model.fit(*data, batch_size=2, epochs=epochs, callbacks=[checkpoint], verbose=0)
+        first = checkpoint.state.epoch
+        model.fit(
+            *data,
+            batch_size=2,
+            initial_epoch=first,
+            epochs=first + epochs,
+            callbacks=[checkpoint],
+            verbose=0,
+        )
         return model
 
     def test_keeps_the_last_ones(self):
@@ -190,6 +201,54 @@ class CheckpointTest(unittest.TestCase):
         self.assertEqual(training.latest(self.directory), before)
         self.assertTrue(os.path.exists(before / "model.keras"))
 
+    def test_checkpoints_beyond_the_state_are_refused(self):
+        self.fit(training.Checkpoint(self.directory), epochs=3)
+        before = sorted(self.directory.iterdir())
+        states = {0: None, 4: checkpoint_module.read_state(before[1])}
+        for step, state in states.items():
+            message = f"beyond the state.*{self.directory}.*step-000000006.*state.step={step}"
+            with self.assertRaisesRegex(ValueError, message):
+                self.fit(training.Checkpoint(self.directory, state=state))
+        self.assertEqual(sorted(self.directory.iterdir()), before)
+
+    def test_a_rollback_goes_on_once_newer_checkpoints_are_gone(self):
+        self.fit(training.Checkpoint(self.directory), epochs=3)
+        first, second, third = sorted(self.directory.iterdir())
+        for path in (second, third):
+            shutil.rmtree(path)
+        checkpoint = training.Checkpoint(
+            self.directory, state=training.restore(small_model(), first)
+        )
+        self.fit(checkpoint)
+        self.assertEqual(sorted(self.directory.iterdir()), [first, second])
+
+    def test_state_is_assigned_by_name(self):
+        self.fit(training.Checkpoint(self.directory))
+        path = training.latest(self.directory)
+        seeds = [keras.random.SeedGenerator(seed) for seed in (1, 2)]
+        named = checkpoint_module._named(seed.state for seed in seeds)
+        self.assertEqual(len(named), 2)
+        values = checkpoint_module._values(named)
+        checkpoint_module._assign(named, dict(reversed(values.items())))
+        self.assertEqual([int(seed.state[0]) for seed in seeds], [1, 2])
+        other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        other.add(keras.layers.Dropout(0.5))
+        other.compile("adam", "mse")
+        with self.assertRaisesRegex(ValueError, "not one of this model.*seed_generator"):
+            training.restore(other, path)
+
+    def test_steps_need_an_epoch_of_known_length(self):
+        data = tf.data.Dataset.from_tensors((np.ones((2, 3)), np.ones((2, 2)))).repeat(5)
+        data = data.filter(lambda x, y: True)
+        checkpoint = training.Checkpoint(self.directory, every=2)
+        stop = callbacks.StopOnInterrupt(training.Checkpoint(self.directory))
+        for callback in (checkpoint, stop):
+            name = type(callback).__name__
+            with self.assertRaisesRegex(ValueError, f"`{name}` saves in the middle.*`steps_per_"):
+                small_model().fit(data, callbacks=[callback], verbose=0)
+        small_model().fit(data, callbacks=[training.Checkpoint(self.directory)], verbose=0)
+        self.assertEqual(checkpoint_module.read_state(training.latest(self.directory)).step, 5)
+
     def test_bad_arguments_are_explained(self):
         with self.assertRaisesRegex(ValueError, '`every` must be "epoch" or a positive integer'):
             training.Checkpoint(self.directory, every=0)
@@ -197,8 +256,6 @@ class CheckpointTest(unittest.TestCase):
             training.Checkpoint(self.directory, keep=0)
         with self.assertRaisesRegex(ValueError, "`path` must be a checkpoint, a directory with"):
             training.restore(small_model(), self.directory)
-        with self.assertRaisesRegex(ValueError, "`every` must be a positive integer"):
-            training.LoadRecorder(0)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._steps_before = 0
         self._due = False
         self._written = None
+        self._late_metrics = {}
         for name, part in self.parts.items():
             if name in self.state.parts:
                 part.set_state(self.state.parts[name])
@@ -111,9 +112,13 @@ class Checkpoint(keras.callbacks.Callback):
         if self.state.epoch_step:
             # `fit` has just reset the metrics of the epoch that is being resumed.
             _assign(_unsaved(self.model), self.state.variables)
-            _assign(_named(self.model.metrics_variables), self.state.metrics)
+            named, values = _named(self.model.metrics_variables), dict(self.state.metrics)
+            _assign(named, {name: values.pop(name) for name in named if name in values})
+            self._late_metrics = values
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._late_metrics:
+            self._add_late_metrics()
         epoch_step = self._steps_before + batch + 1
         before = self.state.step
         self.state.step += epoch_step - self.state.epoch_step
@@ -158,6 +163,16 @@ class Checkpoint(keras.callbacks.Callback):
         for old in _checkpoints(self.directory)[: -self.keep]:
             _remove(old)
         return path
+
+    def _add_late_metrics(self):
+        """Restores the metrics that Keras made in the first step: they are sums from zero."""
+        named = _named(self.model.metrics_variables)
+        late = {name: x for name, x in named.items() if name in self._late_metrics}
+        before = {name: keras.ops.convert_to_numpy(x.value) for name, x in late.items()}
+        _assign(late, self._late_metrics)
+        for name, variable in late.items():
+            variable.assign_add(before[name])
+        self._late_metrics = {}
 
     def _path(self):
         step, epoch = self.state.step, self.state.epoch

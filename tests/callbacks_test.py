@@ -1,0 +1,174 @@
+import contextlib
+import io
+import pathlib
+import signal
+import tempfile
+import unittest
+
+import keras
+import numpy as np
+
+from keras_switch import training
+from keras_switch.layers import SwitchDense
+from keras_switch.layers.routing_figures import SCALARS
+from keras_switch.training import callbacks
+
+STEPS = 5
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 8))
+    x = inputs + SwitchDense(4, 16, seed=5, dtype="float32", name="switch")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(x))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def fit(*given, validation=False, epochs=2, verbose=0):
+    """Trains a few steps; returns the model and its history."""
+    model = make_model()
+    x = np.random.default_rng(0).normal(size=(STEPS * 2, 4, 8)).astype("float32")
+    # Held-out tokens that all go elsewhere.
+    held_out = (np.ones((6, 4, 8), "float32"), np.ones((6, 4, 1), "float32"))
+    history = model.fit(
+        x,
+        x[..., :1],
+        batch_size=2,
+        epochs=epochs,
+        shuffle=False,
+        validation_data=held_out if validation else None,
+        callbacks=list(given),
+        verbose=verbose,
+    )
+    return model, history.history
+
+
+class StepFigures(keras.callbacks.Callback):
+    """An independent record: reads the totals after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+        self.before = 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.get_layer("switch").routing_totals.assign(np.zeros(10))
+        self.before = 0.0
+        self.steps.append([])
+
+    def on_train_batch_end(self, batch, logs=None):
+        layer = self.model.get_layer("switch")
+        totals = np.array(keras.ops.convert_to_numpy(layer.routing_totals), "float64")
+        self.steps[-1].append(totals - self.before)
+        self.before = totals
+
+
+class RoutingMetricsTest(unittest.TestCase):
+    def test_logs_hold_the_means_of_the_training_steps(self):
+        for validation in (False, True):
+            steps = StepFigures()
+            _, history = fit(steps, training.RoutingMetrics(), validation=validation)
+            for number, name in enumerate(SCALARS):
+                (path,) = [x for x in history if x.endswith(f"switch/{name}")]
+                expected = [np.mean([s[1 + number] for s in epoch]) for epoch in steps.steps]
+                np.testing.assert_allclose(history[path], expected, rtol=1e-4)
+
+    def test_validation_changes_nothing(self):
+        _, alone = fit(training.RoutingMetrics())
+        _, validated = fit(training.RoutingMetrics(), validation=True)
+        for name in alone:
+            self.assertEqual(alone[name], validated[name])
+
+    @unittest.skipIf(keras.config.backend() != "tensorflow", "Only TensorFlow logs them itself.")
+    def test_logs_are_those_without_the_callback(self):
+        for validation in (False, True):
+            _, without = fit(validation=validation)
+            _, with_callback = fit(training.RoutingMetrics(), validation=validation)
+            self.assertEqual(without, with_callback)
+
+
+class LoadRecorderTest(unittest.TestCase):
+    def test_windows_hold_the_loads_of_their_steps(self):
+        steps = StepFigures()
+        recorder = training.LoadRecorder(every=3)
+        fit(steps, recorder, training.RoutingMetrics(), epochs=3)
+        loads = np.array(steps.steps).reshape(-1, 3, 10)[..., 6:].mean(axis=1)
+        (windows,) = recorder.windows.values()
+        np.testing.assert_allclose(windows, loads, rtol=1e-4, atol=1e-6)
+
+    def test_validation_changes_nothing(self):
+        recorders = [training.LoadRecorder(every=3) for _ in range(2)]
+        for recorder, validation in zip(recorders, (False, True), strict=True):
+            fit(recorder, validation=validation, epochs=3)
+        self.assertEqual(len(recorders[0].windows["switch"]), 5)
+        self.assertEqual(recorders[0].windows, recorders[1].windows)
+
+    def test_bad_arguments_are_explained(self):
+        with self.assertRaisesRegex(ValueError, "`every` must be a positive integer"):
+            training.LoadRecorder(0)
+
+
+class ProgressBarTest(unittest.TestCase):
+    def test_shows_one_figure_for_all_routers_and_the_speed(self):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            bar = training.ProgressBar(tokens_per_batch=8)
+            _, history = fit(training.RoutingMetrics(), bar, epochs=1, verbose=1)
+        last = output.getvalue().strip().splitlines()[-1]
+        for words in ("5/5", "loss:", "tokens/s:", "dropped:", "busiest:"):
+            self.assertIn(words, last)
+        self.assertNotIn("entropy", last)
+        self.assertNotIn("tokens/s: 0.0", output.getvalue())
+        self.assertGreater(history["tokens_per_second"][0], 0)
+
+
+class StopOnInterruptTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        self.handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(self, after, times=1):
+        """Presses Ctrl-C in a step; returns the state that is saved."""
+
+        def press(batch, logs):
+            if batch == after:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+
+        checkpoint = training.Checkpoint(self.directory)
+        presser = keras.callbacks.LambdaCallback(on_train_batch_begin=press)
+        stop = callbacks.StopOnInterrupt(checkpoint)
+        with contextlib.redirect_stdout(io.StringIO()):
+            with self.assertRaises(KeyboardInterrupt):
+                fit(checkpoint, stop, presser)
+        self.assertIs(signal.getsignal(signal.SIGINT), self.handler)
+        return checkpoint.state
+
+    def saved(self):
+        path = training.latest(self.directory)
+        return training.restore(make_model(), path)
+
+    def test_saves_the_step_in_hand(self):
+        self.interrupt(after=2)
+        state = self.saved()
+        self.assertEqual((state.step, state.epoch, state.epoch_step), (3, 0, 3))
+
+    def test_the_last_step_of_an_epoch_waits_for_its_end(self):
+        self.interrupt(after=STEPS - 1)
+        state = self.saved()
+        self.assertEqual((state.step, state.epoch, state.epoch_step), (STEPS, 1, 0))
+
+    def test_the_second_press_stops_at_once(self):
+        self.interrupt(after=1, times=2)
+        self.assertIsNone(training.latest(self.directory))
+
+    def test_gives_the_handler_back(self):
+        fit(callbacks.StopOnInterrupt(training.Checkpoint(self.directory)), epochs=1)
+        self.assertIs(signal.getsignal(signal.SIGINT), self.handler)
+
+
+if __name__ == "__main__":
+    unittest.main()
