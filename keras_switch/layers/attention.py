@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_switch.layers.initializers import fresh
 from keras_switch.layers.initializers import offset
 from keras_switch.layers.switch_dense import SwitchDense
 
@@ -82,9 +81,13 @@ class Attention(keras.layers.Layer):
         return layer
 
     def _switch_dense(self, name, dim, width, by):
-        kwargs = {key: fresh(value) for key, value in self.switch.items()}
-        kwargs |= {"output_dim": width, "seed": offset(self.seed, by)}
-        layer = SwitchDense(**kwargs, dtype=self.dtype_policy, name=name)
+        layer = SwitchDense(
+            **self.switch,
+            output_dim=width,
+            seed=offset(self.seed, by),
+            dtype=self.dtype_policy,
+            name=name,
+        )
         layer.build((None, None, dim))
         return layer
 

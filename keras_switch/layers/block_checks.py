@@ -92,8 +92,12 @@ def check_call(block, inputs, encoder_sequence, position_bias, caches, masks):
     batch, length = inputs.shape[:2]
     keys = length if cache is None else cache.shape[2]
     encoder_keys = _encoder_length(encoder_sequence, cross_cache)
-    shapes = ((batch, keys), (batch, length, keys), (batch, encoder_keys))
-    shapes += ((batch, length, encoder_keys),)
+    shapes = (
+        (batch, keys),
+        (batch, length, keys),
+        (batch, encoder_keys),
+        (batch, length, encoder_keys),
+    )
     for name, mask, shape in zip(MASKS, masks, shapes):
         if mask is not None:
             _check_shape(name, mask, shape, broadcast=len(shape) == 3)

@@ -4,7 +4,6 @@ import keras
 
 from keras_switch.layers.attention import Attention
 from keras_switch.layers.feed_forward import FeedForward
-from keras_switch.layers.initializers import fresh
 from keras_switch.layers.initializers import offset
 from keras_switch.layers.relative_position_bias import RelativePositionBias
 from keras_switch.layers.switch_dense import SwitchDense
@@ -24,8 +23,7 @@ def _seed(block, name):
 
 
 def _switch_arguments(block):
-    """Arguments of a `SwitchDense` of the block, with initializers of its own."""
-    arguments = {
+    return {
         "num_experts": block.num_experts,
         "intermediate_dim": block.intermediate_dim,
         "activation": block.activation,
@@ -33,7 +31,6 @@ def _switch_arguments(block):
         "kernel_initializer": block.kernel_initializer,
         **block.switch,
     }
-    return {name: fresh(value) for name, value in arguments.items()}
 
 
 def position_bias(block, dim):

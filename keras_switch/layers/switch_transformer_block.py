@@ -73,9 +73,9 @@ class SwitchTransformerBlock(keras.layers.Layer):
         cache_update_index: int or int32 scalar tensor. Position of the first input.
         cross_attention_cache: Like `self_attention_cache`, `encoder_length` long. It is
             filled from `encoder_sequence` if that is given, and used as it is otherwise.
-        mask: Another name of `padding_mask`, by which Keras passes the mask of `inputs`.
-        inputs_mask: Likewise, in a call with several tensors.
-        encoder_sequence_mask: Likewise, for `encoder_padding_mask`.
+        mask: The Keras mask of `inputs`, which Keras fills in if they are the only tensor.
+        inputs_mask: The Keras mask of `inputs`, which Keras fills in otherwise.
+        encoder_sequence_mask: The Keras mask of `encoder_sequence`, likewise.
         training: bool.
 
     Returns:
