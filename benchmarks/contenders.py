@@ -64,7 +64,8 @@ class OneHotSwitch(keras.layers.Layer):
 
 
 def make(name, num_experts, dtype):
-    """Returns a contender's layer, built, and its inputs."""
+    """Returns a contender's layer, built, and its inputs, and sets the global policy."""
+    keras.config.set_dtype_policy(dtype)
     shape = (TOKENS, DIM)
     if name in ("switch", "dropless"):
         overflow = "drop" if name == "switch" else "dropless"
@@ -77,15 +78,19 @@ def make(name, num_experts, dtype):
             dtype=dtype,
         )
     elif name == "one_hot":
-        layer = OneHotSwitch(num_experts, dtype=dtype)
+        layer = OneHotSwitch(num_experts)
     elif name == "kerashub":
         shape = (ROWS, LENGTH, DIM)
-        layer = MixtralSparseMoeBlock(DIM, HIDDEN, num_experts, top_k=1, dtype=dtype)
+        layer = MixtralSparseMoeBlock(DIM, HIDDEN, num_experts, top_k=1)
     else:
         if name == "slots":
             shape = (num_experts * int(TOKENS * CAPACITY_FACTOR / num_experts), DIM)
-        dense = (keras.layers.Dense(w, use_bias=False, dtype=dtype) for w in (HIDDEN, DIM))
-        layer = keras.Sequential([next(dense), keras.layers.ReLU(dtype=dtype), next(dense)])
+        layer = keras.Sequential(
+            [
+                keras.layers.Dense(HIDDEN, "relu", use_bias=False),
+                keras.layers.Dense(DIM, use_bias=False),
+            ]
+        )
     layer.build(shape)
     for variable in layer.trainable_variables:
         # A router as trained: every expert takes about as many tokens as any other.
