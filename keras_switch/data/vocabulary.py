@@ -1,5 +1,6 @@
 """SentencePiece vocabularies with T5's sentinels."""
 
+import functools
 import io
 import os
 import pathlib
@@ -34,8 +35,7 @@ class Vocabulary:
         self.model = model
         proto = sentencepiece_model_pb2.ModelProto.FromString(model)
         self.pieces = [piece.piece for piece in proto.pieces]
-        with tf.init_scope():
-            self.tokenizer = tf_text.SentencepieceTokenizer(model)
+        self.tokenizer = _tokenizer(model)
         self.num_sentinels = sum(piece.startswith("<extra_id_") for piece in self.pieces)
 
     @property
@@ -121,6 +121,16 @@ class Vocabulary:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+
+
+@functools.cache
+def _tokenizer(model):
+    """The one tokenizer of a model.
+
+    TensorFlow gives equal tokenizers one resource, and frees it with the first of them.
+    """
+    with tf.init_scope():
+        return tf_text.SentencepieceTokenizer(model)
 
 
 def _cut(lines):

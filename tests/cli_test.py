@@ -1,0 +1,132 @@
+import contextlib
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+import unittest.mock
+
+from absl import flags
+
+from keras_switch import cli
+from keras_switch import export
+from keras_switch import tpu
+from keras_switch.training import pretrain
+
+# What pip makes of the entry point.
+SCRIPT = "from keras_switch.cli import main\nmain()\n"
+
+
+class ProcessTest(unittest.TestCase):
+    """Runs the program as its users do, with a name that says that it is the command."""
+
+    @classmethod
+    def setUpClass(cls):
+        directory = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(directory.cleanup)
+        cls.root = pathlib.Path(directory.name)
+        cls.script = cls.root / "keras-switch"
+        cls.script.write_text(SCRIPT)
+
+    def run_command(self, *args, code, **environment):
+        """Returns what it prints, and its errors."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+        command = [sys.executable, str(self.script), *args]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stdout, done.stderr
+
+    def test_help_of_a_command_lists_its_flags(self):
+        output, errors = self.run_command("pretrain", "--help", code=0)
+        self.assertIn("--vocabulary_size    Ids of the vocabulary. (default: ", output)
+        self.assertEqual(errors, "")
+
+    def test_bad_flags_are_explained(self):
+        for flag, message in (
+            ("--batch_size=0", "flag --batch_size=0"),
+            ("--seed=2147483648", "flag --seed=2147483648"),
+            ("--nothing", "Unknown command line flag 'nothing'"),
+            ("x", "Unexpected argument: 'x'"),
+        ):
+            output, errors = self.run_command("pretrain", flag, code=1)
+            self.assertIn(message, output + errors)
+
+    def test_a_missing_corpus_is_explained_and_leaves_nothing_behind(self):
+        directory = self.root / "run"
+        flag = f"--output_dir={directory}"
+        output, errors = self.run_command("pretrain", flag, "--corpus=/none", code=1)
+        self.assertEqual(output, "")
+        self.assertEqual(
+            errors,
+            "keras-switch pretrain: `path` must be an existing text file. Received: path='/none'\n",
+        )
+        self.assertFalse(directory.exists())
+
+    def test_another_backend_is_refused_at_the_start(self):
+        _, errors = self.run_command(
+            "pretrain", f"--output_dir={self.root / 'jax'}", code=1, KERAS_BACKEND="jax"
+        )
+        self.assertIn("SavedModels need the TensorFlow backend", errors)
+
+
+class CommandLineTest(unittest.TestCase):
+    def run_command(self, *args, code):
+        output, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            with self.assertRaises(SystemExit) as stop:
+                cli.main(["keras-switch", *args])
+        self.assertEqual(stop.exception.code, code)
+        return output.getvalue() + errors.getvalue()
+
+    def test_help_lists_the_commands(self):
+        for args in ((), ("--help",)):
+            output = self.run_command(*args, code=0)
+            self.assertIn("pretrain  train a small Switch Transformer", output)
+
+    def test_unknown_commands_are_explained(self):
+        output = self.run_command("pretrian", code=2)
+        self.assertIn("Unknown command: 'pretrian'. The commands are: pretrain.", output)
+
+    def stop(self, restart):
+        """What the program says after Ctrl-C."""
+        values, output = flags.FlagValues(), io.StringIO()
+        flags.DEFINE_bool("restart", restart, "", flag_values=values)
+        values.mark_as_parsed()
+        run = unittest.mock.Mock(side_effect=KeyboardInterrupt)
+        with (
+            unittest.mock.patch.dict(cli.COMMANDS, {"stop": cli.Command("", None, run)}),
+            unittest.mock.patch.object(cli.flags, "FLAGS", values),
+            contextlib.redirect_stdout(output),
+            self.assertRaises(SystemExit) as stop,
+        ):
+            cli._run("stop", ["keras-switch stop"])
+        self.assertEqual(stop.exception.code, cli.INTERRUPTED)
+        return output.getvalue()
+
+    def test_ctrl_c_says_how_to_resume(self):
+        self.assertIn("The same command again resumes from", self.stop(restart=False))
+        self.assertIn("again, but without --restart, resumes from", self.stop(restart=True))
+
+    def test_pretrain_asks_for_true_float32_and_exports(self):
+        calls = unittest.mock.Mock()
+        calls.pretrain.return_value = ("model", "vocabulary")
+        values = unittest.mock.MagicMock(output_dir="/somewhere", restart=False)
+        with (
+            unittest.mock.patch.object(tpu, "highest_float32", calls.highest_float32),
+            unittest.mock.patch.object(pretrain, "pretrain", calls.pretrain),
+            unittest.mock.patch.object(export, "export_text_model", calls.export_text_model),
+            unittest.mock.patch.object(export, "ask_in_another_process", calls.ask),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            cli._pretrain(values)
+        names = [call[0] for call in calls.method_calls]
+        self.assertEqual(names, ["highest_float32", "pretrain", "export_text_model", "ask"])
+        path = pathlib.Path("/somewhere/saved_model")
+        calls.export_text_model.assert_called_with("model", "vocabulary", path)
+
+
+if __name__ == "__main__":
+    unittest.main()
