@@ -1,4 +1,3 @@
-import itertools
 import json
 import os
 import tempfile
@@ -215,58 +214,6 @@ class BlockTest(parameterized.TestCase):
         outputs = block(tokens(2, 5, 8))
         self.assertEqual(keras.backend.standardize_dtype(outputs.dtype), "bfloat16")
         self.assertEqual({w.dtype for w in block.weights}, {"float32"})
-
-
-class SeedTest(parameterized.TestCase):
-    @parameterized.parameters(0, None)
-    def test_all_parts_differ(self, seed):
-        # Kernels of one shape, so that equal seeds would give equal values.
-        keras.utils.set_random_seed(0)
-        experts = SwitchTransformerBlock(
-            2, 8, 8, cross_attention=True, expert_attention=True, gated=True, dropout=0.1, seed=seed
-        )
-        dense = SwitchTransformerBlock(2, 8, gated=True, cross_attention=True, seed=seed)
-        for block in (experts, dense):
-            block.build((None, None, 8))
-            kernels = {
-                name: numpy(weight) / numpy(weight).std()
-                for name, weight in weights_by_name(block).items()
-                if "norm" not in name
-            }
-            for (first, a), (second, b) in itertools.combinations(kernels.items(), 2):
-                if a.size == b.size:
-                    self.assertGreater(np.abs(a.ravel() - b.ravel()).max(), 0.1, (first, second))
-        states = [tuple(numpy(v)) for v in experts.variables if "seed" in v.path]
-        self.assertGreaterEqual(len(states), 6)
-        self.assertEqual(len(states), len(set(states)))
-
-    def test_a_seed_repeats_the_block(self):
-        blocks = [make(expert_attention=True, dropout=0.1, seed=3) for _ in range(2)]
-        x = tokens(2, 5, 8)
-        first, second = (run(block, x, training=True) for block in blocks)
-        np.testing.assert_array_equal(first, second)
-        self.assertGreater(np.abs(run(make(seed=4), x) - run(make(seed=3), x)).max(), 0.01)
-
-    @parameterized.parameters("kernel_initializer", "router_initializer")
-    def test_a_given_initializer_is_cloned(self, name):
-        initializer = keras.initializers.RandomNormal()
-        kwargs = {name: initializer}
-        kwargs = {"switch": kwargs} if name == "router_initializer" else kwargs
-        block = make(8, expert_attention=True, **kwargs)
-        block.build((None, None, 8))
-        weight = "router/kernel" if name == "router_initializer" else "kernel_in"
-        found = [numpy(w) for path, w in weights_by_name(block).items() if path.endswith(weight)]
-        self.assertEqual(len(found), 3)
-        for a, b in itertools.combinations(found, 2):
-            self.assertFalse(np.array_equal(a, b))
-
-    def test_dense_block_takes_a_plain_callable(self):
-        def ones(shape, dtype=None):
-            return ops.ones(shape, dtype=dtype)
-
-        block = make(None, kernel_initializer=ones)
-        block.build((None, None, 8))
-        np.testing.assert_array_equal(block.feed_forward.output_dense.kernel, np.ones((16, 8)))
 
 
 class KerasContractTest(KerasTestCase):

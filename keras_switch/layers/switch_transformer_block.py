@@ -50,8 +50,8 @@ class SwitchTransformerBlock(keras.layers.Layer):
         expert_attention: bool. Whether Switch layers give the queries, and the shared
             keys and values, of self-attention.
         kernel_initializer: Initializer of the feed-forward's kernels.
-        seed: int. Seed of the kernels, the dropout and the Switch layers' noise: each part
-            derives seeds of its own from it, up to 89 after it.
+        seed: int. Seed of the kernels, the dropout and the Switch layers' noise. Each part
+            derives seeds of its own from it, so blocks can have consecutive seeds.
         switch: Dictionary of further `SwitchDense` arguments.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
