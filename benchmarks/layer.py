@@ -4,9 +4,10 @@
     python benchmarks/layer.py --quick    # 16 experts, float32, not jitted
 
 The contenders take turns, step by step, each library in a process of its own, and each
-printed figure is a median of ratios within a turn: this machine's speed does not matter,
-nor does a neighbour's load. Hugging Face's layer needs an environment with torch and
-transformers, which `make bench` sets up; without it, its column stays empty.
+printed figure is a median of ratios within a turn, so the speed of the machine does not
+matter. Other work on it does: PyTorch's threads wait for each other, and lose far more by
+it than TensorFlow's. Hugging Face's layer needs an environment with torch and
+transformers, which `make bench` sets up; without it, its columns stay empty.
 """
 
 import argparse

@@ -45,7 +45,9 @@ class Report(contextlib.AbstractContextManager):
 
 
 def machine():
-    """The processor and how many cores of it this process may use."""
+    """The processor, how many cores of it this process may use, and who else does."""
     info = pathlib.Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return f"{found[1] if found else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0))
+    name = found[1] if found else platform.processor()
+    return f"{name}, {cores} cores, {os.getloadavg()[0]:.1f} processes at work before"
