@@ -26,21 +26,25 @@ def _pretrain_flags():
     flags.DEFINE_string("output_dir", "runs/pretrain", "Where everything is written.")
     flags.DEFINE_bool("restart", False, "Move an earlier run aside, and start anew.")
     flags.DEFINE_string("corpus", "", "Text file, a passage a line. Default: the one shipped.")
-    flags.DEFINE_integer("vocabulary_size", 4096, "Ids of the vocabulary.", lower_bound=1)
+    flags.DEFINE_integer("vocabulary_size", 2048, "Ids of the vocabulary.", lower_bound=1)
     flags.DEFINE_integer("inputs_length", 128, "Tokens the encoder reads.", lower_bound=4)
-    flags.DEFINE_integer("batch_size", 32, "Texts in a batch.", lower_bound=1)
+    flags.DEFINE_float("noise_density", 0.3, "Share of the text to hide; T5 hides 0.15.", 0.0, 1.0)
+    flags.DEFINE_integer("batch_size", 16, "Texts in a batch.", lower_bound=1)
     flags.DEFINE_integer("hidden_dim", 128, "Width of the model.", lower_bound=1)
     flags.DEFINE_integer("intermediate_dim", 512, "Hidden width of an expert.", lower_bound=1)
     flags.DEFINE_integer("num_heads", 4, "Attention heads.", lower_bound=1)
     flags.DEFINE_integer("num_layers", 2, "Blocks of the encoder, and of the decoder.", 2)
     flags.DEFINE_integer("num_experts", 8, "Experts of each sparse block.", lower_bound=1)
     flags.DEFINE_enum(
-        "dtype", "mixed_bfloat16", ["float32", "bfloat16", "mixed_bfloat16"], "Dtype of the layers."
+        "dtype",
+        "mixed_bfloat16",
+        ["float32", "bfloat16", "mixed_bfloat16"],
+        "Dtype of the layers.",
     )
     flags.DEFINE_float("learning_rate", 3e-3, "The highest learning rate.", lower_bound=0.0)
-    flags.DEFINE_integer("warmup_steps", 40, "Steps to get there.", lower_bound=0)
-    flags.DEFINE_integer("epochs", 10, "Number of epochs.", lower_bound=1)
-    flags.DEFINE_integer("steps_per_epoch", 40, "Steps between two checkpoints.", lower_bound=1)
+    flags.DEFINE_integer("warmup_steps", 100, "Steps to get there.", lower_bound=0)
+    flags.DEFINE_integer("epochs", 20, "Number of epochs.", lower_bound=1)
+    flags.DEFINE_integer("steps_per_epoch", 100, "Steps between two checkpoints.", lower_bound=1)
     flags.DEFINE_integer("validation_steps", 8, "Batches of held-out text.", lower_bound=1)
     flags.DEFINE_integer(
         "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**31 - 2
@@ -65,7 +69,9 @@ def _pretrain(values):
 
 COMMANDS = {
     "pretrain": Command(
-        "train a small Switch Transformer on text, and export it", _pretrain_flags, _pretrain
+        "train a small Switch Transformer on text, and export it",
+        _pretrain_flags,
+        _pretrain,
     ),
 }
 

@@ -20,7 +20,13 @@ class RoutingMetrics(keras.callbacks.Callback):
     It comes before `Checkpoint` in the list of callbacks.
 
     Example:
-    >>> model.fit(x, y, epochs=2, callbacks=[keras_switch.training.RoutingMetrics()])
+    >>> layer = keras_switch.layers.SwitchDense(2, 4, name="switch")
+    >>> model = keras.Sequential([keras.Input((3, 4)), layer])
+    >>> model.compile("sgd", "mse")
+    >>> x = keras.ops.ones((8, 3, 4))
+    >>> history = model.fit(x, x, verbose=0, callbacks=[RoutingMetrics()])
+    >>> [name.split("/", 1)[1] for name in history.history if name.endswith("/dropped")]
+    ['switch/dropped']
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -42,6 +48,15 @@ class LoadRecorder(keras.callbacks.Callback):
 
     Attributes:
         windows: Dictionary by layer path of lists of arrays of shape `(E,)`.
+
+    Example:
+    >>> model = keras.Sequential([keras_switch.layers.SwitchDense(2, 4)])
+    >>> model.compile("sgd", "mse")
+    >>> x = keras.ops.ones((8, 3, 4))
+    >>> recorder = LoadRecorder(every=1)
+    >>> history = model.fit(x, x, batch_size=4, verbose=0, callbacks=[recorder])
+    >>> [len(shares) for shares in recorder.windows.values()]
+    [2]
     """
 
     def __init__(self, every=20):
@@ -91,7 +106,7 @@ class LoadRecorder(keras.callbacks.Callback):
         """Adds what each layer's totals have grown by since the last read."""
         loads = self._loads()
         for path, load in loads.items():
-            self._open[path] = self._open.get(path, 0.0) + load - self._seen[path]
+            self._open[path] = self._open.get(path, 0.0) + load - self._seen.get(path, 0.0)
         self._seen = loads
 
 
@@ -187,6 +202,6 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
 
 def switch_layers(model):
-    """Every `SwitchDense` of a model that keeps figures, however deep."""
+    """Every built `SwitchDense` of a model that keeps figures, however deep."""
     layers = model._flatten_layers(include_self=False, recursive=True)
-    return [x for x in layers if isinstance(x, SwitchDense) and x.routing_metrics]
+    return [x for x in layers if isinstance(x, SwitchDense) and x.built and x.routing_metrics]

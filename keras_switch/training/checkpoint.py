@@ -63,10 +63,18 @@ class Checkpoint(keras.callbacks.Callback):
             of an epoch is not known.
 
     Example:
-    >>> state = restore(model, latest(directory)) if latest(directory) else TrainingState()
-    >>> model.fit(
-    ...     batches.dataset(first_batch=state.step), steps_per_epoch=100, epochs=9,
-    ...     initial_epoch=state.epoch, callbacks=[Checkpoint(directory, state=state)])
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> x, y = keras.ops.ones((8, 3)), keras.ops.ones((8, 1))
+    >>> history = model.fit(x, y, batch_size=4, verbose=0, callbacks=[Checkpoint("run")])
+    >>> state = restore(model, latest("run"))
+    >>> state.epoch, state.step
+    (1, 2)
+    >>> go_on = Checkpoint("run", state=state)
+    >>> history = model.fit(
+    ...     x, y, batch_size=4, initial_epoch=state.epoch, epochs=2, verbose=0, callbacks=[go_on])
+    >>> latest("run").name
+    'step-000000004-epoch-00002'
     """
 
     def __init__(self, directory, every="epoch", keep=3, state=None, parts=None):

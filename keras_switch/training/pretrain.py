@@ -24,6 +24,7 @@ class PretrainConfig:
     corpus: str
     vocabulary_size: int
     inputs_length: int
+    noise_density: float
     batch_size: int
     hidden_dim: int
     intermediate_dim: int
@@ -97,10 +98,13 @@ def prepare_data(config, lines, vocabulary=None):
         vocabulary = data.Vocabulary.train(lines, config.vocabulary_size)
     sizes = (vocabulary, config.inputs_length, config.batch_size)
     tokens = vocabulary.tokenize_corpus(lines)
-    train = data.SpanCorruptionBatches(tokens, *sizes, seed=config.seed)
+    noise = {"noise_density": config.noise_density}
+    train = data.SpanCorruptionBatches(tokens, *sizes, **noise, seed=config.seed)
     held_out_tokens = vocabulary.tokenize_corpus(held_out)
     try:
-        validation = data.SpanCorruptionBatches(held_out_tokens, *sizes, seed=config.seed + 1)
+        validation = data.SpanCorruptionBatches(
+            held_out_tokens, *sizes, **noise, seed=config.seed + 1
+        )
     except ValueError as error:
         raise ValueError(
             f"The part of the corpus that is held out, {len(held_out):,} of "
