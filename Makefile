@@ -7,7 +7,6 @@ READY := $(VENV)/.ready
 # Backend-independent tests, run a second time on the JAX backend.
 JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
-	tests/backends_equal_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
 	tests/grouped_matmul_test.py \

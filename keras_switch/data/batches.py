@@ -28,8 +28,13 @@ class SpanCorruptionBatches:
         ValueError: If an argument is not as described, or the text is shorter than a batch.
 
     Example:
-    >>> batches = SpanCorruptionBatches(tokens, vocabulary, inputs_length=512, batch_size=32)
-    >>> model.fit(batches.dataset(), steps_per_epoch=100)
+    >>> lines = keras_switch.data.read_corpus()[:500]
+    >>> vocabulary = keras_switch.data.Vocabulary.train(lines, vocabulary_size=600)
+    >>> tokens = vocabulary.tokenize_corpus(lines)
+    >>> batches = SpanCorruptionBatches(tokens, vocabulary, inputs_length=32, batch_size=4)
+    >>> inputs, targets, weights = next(iter(batches.dataset()))
+    >>> inputs["encoder_token_ids"].shape, targets.shape
+    (TensorShape([4, 32]), TensorShape([4, 8]))
     """
 
     def __init__(

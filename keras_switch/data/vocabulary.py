@@ -27,8 +27,13 @@ class Vocabulary:
         tokenizer: `tensorflow_text.SentencepieceTokenizer`, for tf.data and SavedModels.
 
     Example:
-    >>> vocabulary = keras_switch.data.Vocabulary.train(lines, vocabulary_size=4096)
-    >>> vocabulary.tokenize(tf.constant(["A <extra_id_0> day"]))
+    >>> lines = keras_switch.data.read_corpus()[:500]
+    >>> vocabulary = keras_switch.data.Vocabulary.train(lines, vocabulary_size=600)
+    >>> ids = vocabulary.tokenize(["the <extra_id_0> of the people"])
+    >>> int(ids[0, 2]) == vocabulary.first_sentinel == 599
+    True
+    >>> vocabulary.detokenize(ids).numpy()
+    array([b'the <extra_id_0> of the people'], dtype=object)
     """
 
     def __init__(self, model):

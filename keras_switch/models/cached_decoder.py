@@ -11,10 +11,6 @@ class CachedDecoder:
 
     Args:
         model: A model of `encoder_decoder.build`.
-
-    Example:
-    >>> logits, caches, memory = decoder.start(encoder_ids, length=64)
-    >>> logits, caches = decoder.step(ids, 1, caches, memory)
     """
 
     def __init__(self, model):

@@ -6,6 +6,7 @@ from keras import ops
 from keras_switch.layers import RelativePositionBias
 from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers.dtypes import default_dtype
+from keras_switch.layers.initializers import offset
 
 
 def build(
@@ -99,16 +100,24 @@ def _stack(side, x, blocks, **kwargs):
     """T5's stack: dropout, blocks with one position bias, norm, dropout."""
     first = blocks[0]
 
-    def dropout(name):
-        return keras.layers.Dropout(first.dropout, dtype=first.dtype_policy, name=f"{side}_{name}")
+    def dropout(name, by):
+        return keras.layers.Dropout(
+            first.dropout,
+            seed=offset(first.seed, by),
+            dtype=first.dtype_policy,
+            name=f"{side}_{name}",
+        )
 
-    x = dropout("embedding_dropout")(x)
+    x = dropout("embedding_dropout", 2)(x)
     bias = RelativePositionBias(
-        first.num_heads, bidirectional=not first.causal, name=f"{side}_position_bias"
+        first.num_heads,
+        bidirectional=not first.causal,
+        embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.02, offset(first.seed, 4)),
+        name=f"{side}_position_bias",
     )(x)
     for block in blocks:
         x = block(x, position_bias=bias, **kwargs)
     norm = keras.layers.RMSNormalization(
         epsilon=first.layer_norm_epsilon, dtype=first.dtype_policy, name=f"{side}_norm"
     )
-    return dropout("dropout")(norm(x))
+    return dropout("dropout", 6)(norm(x))
