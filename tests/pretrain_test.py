@@ -6,6 +6,7 @@ import tempfile
 import unittest
 import unittest.mock
 
+from keras_switch.data import Vocabulary
 from keras_switch.data import read_corpus
 from keras_switch.training import checkpoint
 from keras_switch.training import pretrain
@@ -130,7 +131,7 @@ class PretrainTest(unittest.TestCase):
         config = self.config(batch_size=64)
         message = "corpus that is held out, 8 of 400 lines, is too short.*must fill a batch of 64"
         with self.assertRaisesRegex(ValueError, message):
-            pretrain.prepare_data(config, self.lines, self.vocabulary)
+            pretrain.prepare_data(config, self.lines, Vocabulary(self.vocabulary.model))
 
     def test_batches_are_those_of_the_vocabulary(self):
         with contextlib.redirect_stdout(io.StringIO()):

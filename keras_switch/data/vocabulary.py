@@ -1,6 +1,5 @@
 """SentencePiece vocabularies with T5's sentinels."""
 
-import functools
 import io
 import os
 import pathlib
@@ -18,7 +17,8 @@ class Vocabulary:
     """A SentencePiece model whose last ids are T5's sentinels.
 
     `<extra_id_0>`, the first sentinel, has the last id, `<extra_id_1>` the one before.
-    Padding is 0, the end of a text 1, an unknown piece 2.
+    Padding is 0, the end of a text 1, an unknown piece 2. Make a vocabulary after
+    `keras.utils.set_random_seed`: with a new seed TensorFlow frees older tokenizers.
 
     Args:
         model: bytes. Serialised SentencePiece model.
@@ -40,7 +40,8 @@ class Vocabulary:
         self.model = model
         proto = sentencepiece_model_pb2.ModelProto.FromString(model)
         self.pieces = [piece.piece for piece in proto.pieces]
-        self.tokenizer = _tokenizer(model)
+        with tf.init_scope():
+            self.tokenizer = tf_text.SentencepieceTokenizer(model)
         self.num_sentinels = sum(piece.startswith("<extra_id_") for piece in self.pieces)
 
     @property
@@ -126,16 +127,6 @@ class Vocabulary:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-
-
-@functools.cache
-def _tokenizer(model):
-    """The one tokenizer of a model.
-
-    TensorFlow gives equal tokenizers one resource, and frees it with the first of them.
-    """
-    with tf.init_scope():
-        return tf_text.SentencepieceTokenizer(model)
 
 
 def _cut(lines):

@@ -166,7 +166,6 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
         directory, checkpoint_every, state=state, parts={"load": recorder}
     )
     validation_steps = min(config.validation_steps, validation.batches_per_epoch)
-    validation_data = validation.dataset(num_batches=validation_steps)
 
     def run(epochs, steps):
         model.fit(
@@ -175,7 +174,7 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
             epochs=epochs,
             steps_per_epoch=steps,
             shuffle=False,
-            validation_data=validation_data,
+            validation_data=validation.dataset(num_batches=validation_steps),
             callbacks=[
                 recorder,
                 checkpoint,
