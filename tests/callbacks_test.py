@@ -140,10 +140,10 @@ class StopOnInterruptTest(unittest.TestCase):
 
         checkpoint = training.Checkpoint(self.directory)
         presser = keras.callbacks.LambdaCallback(on_train_batch_begin=press)
-        stop = callbacks.StopOnInterrupt(checkpoint)
         with contextlib.redirect_stdout(io.StringIO()):
             with self.assertRaises(KeyboardInterrupt):
-                fit(checkpoint, stop, presser)
+                with callbacks.StopOnInterrupt(checkpoint) as stop:
+                    fit(checkpoint, stop, presser)
         self.assertIs(signal.getsignal(signal.SIGINT), self.handler)
         return checkpoint.state
 
@@ -166,7 +166,10 @@ class StopOnInterruptTest(unittest.TestCase):
         self.assertIsNone(training.latest(self.directory))
 
     def test_gives_the_handler_back(self):
-        fit(callbacks.StopOnInterrupt(training.Checkpoint(self.directory)), epochs=1)
+        with self.assertRaisesRegex(RuntimeError, "broken"):
+            with callbacks.StopOnInterrupt(training.Checkpoint(self.directory)):
+                self.assertIsNot(signal.getsignal(signal.SIGINT), self.handler)
+                raise RuntimeError("broken")
         self.assertIs(signal.getsignal(signal.SIGINT), self.handler)
 
 

@@ -34,7 +34,17 @@ ARROWS = {
 USES_TENSORFLOW = {"backend", "data", "export", "tpu", "training"}
 USES_JAX = {"backend", "tpu"}
 HEAVY = ("matplotlib", "sentencepiece", "tensorflow_text", "keras_hub", "keras_switch.training")
-IGNORED = ("*.egg-info", "*_cache", "__pycache__", ".*", "build", "dist", "runs", "bazel-*", "fresh*")
+IGNORED = (
+    "*.egg-info",
+    "*_cache",
+    "__pycache__",
+    ".*",
+    "build",
+    "dist",
+    "runs",
+    "bazel-*",
+    "fresh*",
+)
 
 PRINT_IMPORTED = f"""
 import sys

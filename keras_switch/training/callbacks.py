@@ -157,6 +157,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 class StopOnInterrupt(keras.callbacks.Callback):
     """Lets Ctrl-C finish the step in hand and save it; a second Ctrl-C stops at once.
 
+    It is a context manager around `fit`, so that Ctrl-C gets its meaning back whatever ends it.
+
     Args:
         checkpoint: `Checkpoint`, which comes before it in the list of callbacks.
 
@@ -170,10 +172,16 @@ class StopOnInterrupt(keras.callbacks.Callback):
         self._pressed = False
         self._handler = None
 
-    def on_train_begin(self, logs=None):
-        check_steps(self)
+    def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *error):
+        self._release()
+
+    def on_train_begin(self, logs=None):
+        check_steps(self)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._pressed and batch + 1 != self.params["steps"]:
@@ -182,9 +190,6 @@ class StopOnInterrupt(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._pressed:
             self._stop()
-
-    def on_train_end(self, logs=None):
-        self._release()
 
     def _press(self, number, frame):
         self._pressed = True

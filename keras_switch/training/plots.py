@@ -28,7 +28,6 @@ def plot_losses(history, path, steps_per_epoch, title="Loss", metric="nats_per_t
         raise ValueError(f"`history` must hold the `{metric}` of an epoch. Received: {history}")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    last = {}
     # The training loss is a mean over an epoch, the other a value at its end.
     for name, label, color, middle in (
         (metric, "training", TRAIN_COLOR, 0.5),
@@ -38,30 +37,14 @@ def plot_losses(history, path, steps_per_epoch, title="Loss", metric="nats_per_t
         if not values:
             continue
         steps = steps_per_epoch * (np.arange(1, len(values) + 1) - middle)
+        label = f"{label}, {values[-1]:.2f} at the end"
         axes.plot(steps, values, color=color, label=label, linewidth=2, marker="o", markersize=4)
-        last[color] = (steps[-1], values[-1])
-    _label(axes, last)
     axes.set(xlabel="step", ylabel="nats per token", title=title)
     axes.set_xlim(left=0)
-    axes.margins(x=0.08)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(figure, path)
-
-
-def _label(axes, last):
-    """Writes the last value of each curve beside it; the upper one above the other."""
-    upper = max(value for _, value in last.values())
-    for color, (step, value) in last.items():
-        offset = 5 if value == upper else -11
-        axes.annotate(
-            f"{value:.2f}",
-            (step, value),
-            xytext=(6, offset),
-            textcoords="offset points",
-            color=color,
-        )
 
 
 def plot_loads(windows, path, steps_per_window):

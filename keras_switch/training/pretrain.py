@@ -168,20 +168,17 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
     validation_steps = min(config.validation_steps, validation.batches_per_epoch)
 
     def run(epochs, steps):
-        model.fit(
-            train.dataset(first_batch=state.step),
-            initial_epoch=state.epoch,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            shuffle=False,
-            validation_data=validation.dataset(num_batches=validation_steps),
-            callbacks=[
-                recorder,
-                checkpoint,
-                callbacks.StopOnInterrupt(checkpoint),
-                callbacks.ProgressBar(train.tokens_per_batch),
-            ],
-        )
+        bar = callbacks.ProgressBar(train.tokens_per_batch)
+        with callbacks.StopOnInterrupt(checkpoint) as stop:
+            model.fit(
+                train.dataset(first_batch=state.step),
+                initial_epoch=state.epoch,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                shuffle=False,
+                validation_data=validation.dataset(num_batches=validation_steps),
+                callbacks=[recorder, checkpoint, stop, bar],
+            )
 
     if state.epoch_step:
         run(state.epoch + 1, config.steps_per_epoch - state.epoch_step)
