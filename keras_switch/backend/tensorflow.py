@@ -80,10 +80,11 @@ def _split_matmul(rows, kernels, sizes, transpose):
     def chunk(first, count, start):
         pieces = _split(rows, tf.ensure_shape(sizes[first : first + count], (count,)), start)
         kernels_chunk = tf.ensure_shape(kernels[first : first + count], (count, None, None))
-        return [
-            tf.matmul(piece, kernel, transpose_b=transpose)
-            for piece, kernel in zip(pieces, tf.unstack(kernels_chunk))
-        ]
+        pairs = zip(pieces, tf.unstack(kernels_chunk))
+        if transpose:
+            # A plain matmul would first write each transposed kernel anew.
+            return [tf.matmul(x[None], w[None], transpose_b=True)[0] for x, w in pairs]
+        return [tf.matmul(x, w) for x, w in pairs]
 
     width = kernels.shape[1 if transpose else 2]
     products = _chunked(chunk, kernels.shape[0], sizes, (None, width), rows.dtype)

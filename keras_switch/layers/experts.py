@@ -95,7 +95,7 @@ def over_rows(experts, x_GSD, plan, gates_GSK, dropout):
         Tensor `(G, S, D)`; zeros for masked tokens.
     """
     num_groups, size, dim = ops.shape(x_GSD)
-    x_ND = dispatch.dispatch(ops.reshape(x_GSD, (1, -1, dim)), plan)[0]
+    x_ND = ops.reshape(dispatch.dispatch(ops.reshape(x_GSD, (1, -1, dim)), plan), (-1, dim))
 
     def matmul(x, kernels):
         return backend.grouped_matmul(x, kernels, plan.counts_GE[0])

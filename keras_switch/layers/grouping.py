@@ -46,5 +46,8 @@ def group(inputs, mask, num_groups=None, group_size=None):
 def ungroup(x_GSD, shape):
     """The inverse of `group`: `(G, S, D)` gives `(*shape, D)`, padding cut off."""
     dim = x_GSD.shape[-1]
+    num_tokens = math.prod(shape)
     x_TD = ops.reshape(x_GSD, (-1, dim))
-    return ops.reshape(x_TD[: math.prod(shape)], (*shape, dim))
+    if x_TD.shape[0] is None or x_TD.shape[0] != num_tokens:
+        x_TD = x_TD[:num_tokens]
+    return ops.reshape(x_TD, (*shape, dim))
