@@ -9,6 +9,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
+	tests/encoder_decoder_test.py \
 	tests/grouped_matmul_test.py \
 	tests/noise_test.py \
 	tests/relative_position_bias_test.py \

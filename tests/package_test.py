@@ -31,7 +31,7 @@ ARROWS = {
     "training": {"models", "data", "tpu", "layers", "backend"},
     "cli": {"training", "export", "tpu", "models", "data", "layers", "backend"},
 }
-USES_TENSORFLOW = {"backend", "data", "export", "tpu", "training"}
+USES_TENSORFLOW = {"backend", "data", "export", "tpu"}
 USES_JAX = {"backend", "tpu"}
 HEAVY = ("matplotlib", "sentencepiece", "tensorflow_text", "keras_hub", "keras_switch.training")
 IGNORED = (
