@@ -128,7 +128,10 @@ class StopOnInterruptTest(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.directory = pathlib.Path(directory.name)
-        self.handler = signal.getsignal(signal.SIGINT)
+        # A shell that starts the tests in the background makes them ignore SIGINT.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        self.handler = signal.default_int_handler
 
     def interrupt(self, after, times=1):
         """Presses Ctrl-C in a step; returns the state that is saved."""
