@@ -78,6 +78,7 @@ pretrain: $(READY)
 bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/import_time.py --output $(RESULTS)/import_time.md
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
+	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
 
 prove: $(READY) test-oldest prove-peers
 	$(BIN)/python -m pytest prove

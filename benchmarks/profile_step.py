@@ -2,7 +2,7 @@
 
     python benchmarks/profile_step.py --output benchmarks/results/profile.md
 
-The time is that of all cores together, outside XLA, where operations stay apart.
+Outside XLA, where operations stay apart. Some run side by side, so sums can pass the step.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def main():
     versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")}
     with report.Report(flags.output) as out:
         out.title("Where a step's time goes", versions)
-        out.write(f"\n{flags.experts} experts, {flags.dtype}, milliseconds of all cores.\n")
+        unit = "milliseconds summed over operations, some side by side"
+        out.write(f"\n{flags.experts} experts, {flags.dtype}, {unit}.\n")
         kinds = [*KINDS, "other"]
         out.head(["pass", "layer", *kinds])
         for train in (False, True):
