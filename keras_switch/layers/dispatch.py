@@ -151,18 +151,19 @@ def plan_with_rerouting(choices_GSK, mask_GS, num_experts, capacity, gates_GSK=N
     return Plan(slots_GS[:, None], entries_GN, filled_GE), experts_GS[..., None]
 
 
-def plan_dropless(experts_GSK, mask_GS, num_experts):
-    """Sorts the entries of all groups by expert; every real token has its place.
+def plan_dropless(experts_GSK, num_experts):
+    """Sorts the entries of all groups by expert; every entry of an expert has its place.
 
     Args:
-        experts_GSK: int32 tensor. The chosen experts of each token.
-        mask_GS: bool tensor. False tokens come last, after every expert's.
+        experts_GSK: int32 tensor. The chosen experts of each token. An entry of none of
+            the `num_experts` comes last, after every expert's.
         num_experts: int.
 
     Returns:
         A `Plan` of one group that holds the tokens of all of them.
     """
-    experts_GSK = ops.where(mask_GS[..., None], experts_GSK, num_experts)
+    is_expert_GSK = (experts_GSK >= 0) & (experts_GSK < num_experts)
+    experts_GSK = ops.where(is_expert_GSK, experts_GSK, num_experts)
     num_selected = experts_GSK.shape[-1]
     experts_KT = ops.transpose(ops.reshape(experts_GSK, (-1, num_selected)))
     order_1N, ranks_1N, counts_1E, _ = sort_by_expert(ops.reshape(experts_KT, (1, -1)), num_experts)

@@ -10,7 +10,7 @@ from keras_switch.layers import noise
 
 
 class Experts(typing.NamedTuple):
-    """Kernels and activation of all experts.
+    """Kernels and activation of the experts that a core holds.
 
     Attributes:
         kernel_in: Tensor `(E, D, F)`.
@@ -39,6 +39,11 @@ class Experts(typing.NamedTuple):
             hidden = self.activation(matmul(x, self.kernel_gate)) * hidden
         return matmul(drop(hidden), self.kernel_out)
 
+    def columns(self, parallelism):
+        """Indices, over all cores, of the hidden units: `(F,)`."""
+        size = self.kernel_in.shape[-1]
+        return ops.arange(size, dtype="int32") + parallelism.first("expert_hidden", size)
+
 
 def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):
     """Runs every expert on its slots.
@@ -54,7 +59,7 @@ def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):
     Returns:
         Tensor `(G, S, D)`; zeros where a token has no slot.
     """
-    num_experts = experts.kernel_in.shape[0]
+    num_experts = plan.counts_GE.shape[-1]
     x_GND = dispatch.dispatch(x_GSD, plan)
     num_groups, num_slots, dim = ops.shape(x_GND)
     capacity = num_slots // num_experts
@@ -66,12 +71,11 @@ def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):
         if dropout is None:
             return hidden_ENF
         hidden_EGCF = ops.reshape(hidden_ENF, (*shape, hidden_ENF.shape[-1]))
-        expert, group, slot, column = noise.indices(ops.shape(hidden_EGCF))
-        rate, seed = dropout
-        hidden_EGCF = noise.dropout(
-            hidden_EGCF, rate, seed, group, expert * capacity + slot, column
-        )
-        return ops.reshape(hidden_EGCF, ops.shape(hidden_ENF))
+        expert, _, slot, _ = noise.indices(ops.shape(hidden_EGCF))
+        expert = expert + parallelism.first("experts", shape[0])
+        group_G = parallelism.gathered_indices(num_groups)
+        position = (group_G[:, None, None], expert * capacity + slot, experts.columns(parallelism))
+        return ops.reshape(noise.dropout(hidden_EGCF, *dropout, *position), ops.shape(hidden_ENF))
 
     x_END = ops.reshape(x_EGCD, (shape[0], -1, dim))
     y_END = experts.compute(x_END, ops.matmul, drop)
@@ -81,20 +85,31 @@ def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):
     return dispatch.combine(y_GND, plan, gates_GSK)
 
 
-def over_rows(experts, x_GSD, plan, gates_GSK, dropout):
+def over_rows(experts, x_GSD, experts_GSK, gates_GSK, parallelism, dropout):
     """Runs every expert on its own rows, however many they are.
+
+    Where experts are split, each core takes the tokens of all cores that share them, computes
+    its own experts' rows, and the outputs are summed.
 
     Args:
         experts: `Experts`.
         x_GSD: Tensor. The tokens.
-        plan: `dispatch.Plan` of one group that holds the tokens of all of them.
+        experts_GSK: int32 tensor. The experts of each token, the number of all experts for
+            none.
         gates_GSK: float32 tensor. What multiplies each expert's output.
+        parallelism: `Parallelism`.
         dropout: Pair of a rate and a seed of the hidden dropout, or `None`.
 
     Returns:
-        Tensor `(G, S, D)`; zeros for masked tokens.
+        Tensor `(G, S, D)`; zeros for tokens without an expert.
     """
+    local_groups = ops.shape(x_GSD)[0]
+    x_GSD, experts_GSK, gates_GSK = (parallelism.gather(x) for x in (x_GSD, experts_GSK, gates_GSK))
     num_groups, size, dim = ops.shape(x_GSD)
+    num_experts = experts.kernel_in.shape[0]
+    plan = dispatch.plan_dropless(
+        experts_GSK - parallelism.first("experts", num_experts), num_experts
+    )
     x_ND = ops.reshape(dispatch.dispatch(ops.reshape(x_GSD, (1, -1, dim)), plan), (-1, dim))
 
     def matmul(x, kernels):
@@ -106,15 +121,17 @@ def over_rows(experts, x_GSD, plan, gates_GSK, dropout):
         num_tokens = num_groups * size
         entry_N = plan.entries_GN[0]
         row_N = entry_N // num_tokens * size + entry_N % size
-        group_N = entry_N % num_tokens // size
-        column_F = ops.arange(hidden_NF.shape[-1], dtype="int32")
-        rate, seed = dropout
-        return noise.dropout(hidden_NF, rate, seed, group_N[:, None], row_N[:, None], column_F)
+        group_N = ops.take(
+            parallelism.gathered_indices(local_groups), entry_N % num_tokens // size, axis=0
+        )
+        position = (group_N[:, None], row_N[:, None], experts.columns(parallelism))
+        return noise.dropout(hidden_NF, *dropout, *position)
 
     y_ND = experts.compute(x_ND, matmul, drop)
     gates_1TK = ops.reshape(gates_GSK, (1, -1, gates_GSK.shape[-1]))
     y_1TD = dispatch.combine(y_ND[None], plan, gates_1TK)
-    return ops.reshape(y_1TD, (num_groups, size, y_ND.shape[-1]))
+    y_GSD = ops.reshape(y_1TD, (num_groups, size, y_ND.shape[-1]))
+    return parallelism.scatter_sum(y_GSD)
 
 
 def _swap_first_two(x):

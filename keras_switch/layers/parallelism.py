@@ -3,21 +3,74 @@
 import contextlib
 import contextvars
 
+from keras import ops
+
 
 class Parallelism:
-    """One core: it holds every group and every expert, and exchanges nothing."""
+    """One core: it holds every group and every weight, and exchanges nothing.
 
-    def group(self, x):
-        """Regroups `(G, S, ...)` so that each core holds whole groups."""
-        return x
+    A layer's tokens form groups, and a group lies on one core. `run` calls a function on
+    each core with the core's own groups and slices of weights. All methods after `run`
+    are for use inside that function.
+    """
 
-    def to_experts(self, x):
-        """Sends `(G, E, C, D)` from the cores that hold the groups to the experts'."""
-        return x
+    def add_weight(self, layer, dimensions, **kwargs):
+        """Adds a weight to a layer, split as a mesh says.
 
-    def to_tokens(self, x):
-        """The inverse of `to_experts`."""
-        return x
+        Args:
+            layer: `keras.layers.Layer` in its `build`.
+            dimensions: Tuple with, for each axis of the weight, `"experts"`,
+                `"expert_hidden"` or `None`.
+            **kwargs: Arguments of `layer.add_weight`.
+        """
+        return layer.add_weight(**kwargs)
+
+    def num_groups(self, num_groups):
+        """How many groups to make here of `num_groups` in all; `None` is the default."""
+        return num_groups or 1
+
+    def run(self, function, weights, dimensions, *groups):
+        """Calls `function(weights, *groups)` on each core.
+
+        Args:
+            function: Callable. All tensors that it returns have a leading axis of groups.
+            weights: Named tuple of tensors; some may be `None`.
+            dimensions: Named tuple of the same type: each weight's dimensions, as in
+                `add_weight`. `None` for what every core gets whole.
+            *groups: Tensors with a leading axis of groups.
+
+        Returns:
+            What `function` returns, for the groups that the caller holds.
+        """
+        return function(weights, *groups)
+
+    def to_experts(self, x_GECD):
+        """Sends each expert's slots to the cores that hold the expert: `(G', E', C, D)`."""
+        return x_GECD
+
+    def to_tokens(self, y_GECD):
+        """The way back of `to_experts`; sums the parts where an expert's width is split."""
+        return y_GECD
+
+    def gather(self, x_G):
+        """The groups, `(G', ...)`, of all cores that share out one set of experts."""
+        return x_G
+
+    def scatter_sum(self, y_G):
+        """Sums `(G', ...)` over the cores of `gather`, each keeping its own `(G, ...)`."""
+        return y_G
+
+    def group_indices(self, num_groups):
+        """Indices, over all cores, of the `G` groups that this core holds."""
+        return ops.arange(num_groups, dtype="int32")
+
+    def gathered_indices(self, num_groups):
+        """The same of the `G'` groups after `to_experts` or `gather`."""
+        return ops.arange(num_groups, dtype="int32")
+
+    def first(self, dimension, size):
+        """Index of the first of this core's `size` `"experts"`, or `"expert_hidden"` units."""
+        return 0
 
 
 _active = contextvars.ContextVar("parallelism", default=Parallelism())

@@ -98,7 +98,7 @@ def masked_mean(x_GS, mask_GS):
 
 
 def balance_loss(probabilities_GSE, experts_GS, mask_GS):
-    """`N * sum_i f_i * P_i` of each group's real tokens, averaged over all groups.
+    """`N * sum_i f_i * P_i` over each group's real tokens.
 
     `f_i` is the fraction of tokens whose first choice is expert i, before capacity,
     and `P_i` the mean probability of expert i. Uniform routing gives 1. The gradient
@@ -110,7 +110,7 @@ def balance_loss(probabilities_GSE, experts_GS, mask_GS):
         mask_GS: float32 tensor of ones and zeros.
 
     Returns:
-        float32 scalar.
+        float32 tensor `(G,)`.
 
     Reference:
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), eq. 4 to 6
@@ -118,21 +118,21 @@ def balance_loss(probabilities_GSE, experts_GS, mask_GS):
     num_experts = probabilities_GSE.shape[-1]
     f_GE = masked_mean(one_hot(experts_GS, num_experts), mask_GS)
     P_GE = masked_mean(probabilities_GSE, mask_GS)
-    return num_experts * ops.mean(ops.sum(f_GE * P_GE, axis=-1))
+    return num_experts * ops.sum(f_GE * P_GE, axis=-1)
 
 
 def z_loss(logits_GSE, mask_GS):
-    """Mean squared log-partition of the router over real tokens, then over groups.
+    """Mean squared log-partition of the router over each group's real tokens: `(G,)`.
 
     Reference:
     - [Zoph et al., 2022](https://arxiv.org/abs/2202.08906), eq. 5
     """
     squares_GS = ops.square(ops.logsumexp(logits_GSE, axis=-1))
-    return ops.mean(masked_mean(squares_GS, mask_GS))
+    return masked_mean(squares_GS, mask_GS)
 
 
 def entropy(logits_GSE, mask_GS):
-    """Mean entropy of the router's distribution over real tokens, in nats."""
+    """Mean entropy of the router over each group's real tokens, in nats: `(G,)`."""
     log_p_GSE = ops.log_softmax(logits_GSE, axis=-1)
     entropy_GS = -ops.sum(ops.exp(log_p_GSE) * log_p_GSE, axis=-1)
-    return ops.mean(masked_mean(entropy_GS, mask_GS))
+    return masked_mean(entropy_GS, mask_GS)

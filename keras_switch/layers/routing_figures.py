@@ -9,25 +9,25 @@ SCALARS = ("dropped", "busiest", "entropy", "balance_loss", "z_loss")
 
 
 def measure(record, mask_GS, losses):
-    """One step's figures, in the order of `SCALARS` and then the load of each expert.
+    """A step's figures of each group, in the order of `SCALARS`, then each expert's load.
 
     Args:
         record: `Routing` of the groups.
         mask_GS: float32 tensor of ones and zeros.
-        losses: Pair of float32 scalars, the balance loss and the z-loss.
+        losses: Pair of float32 tensors `(G,)`, the balance loss and the z-loss.
 
     Returns:
-        float32 tensor of shape `(5 + E,)`.
+        float32 tensor of shape `(G, 5 + E)`.
     """
     num_experts = record.logits.shape[-1]
     lost_GS = ops.cast(ops.logical_not(ops.any(record.kept, axis=-1)), "float32")
-    dropped = ops.mean(routing.masked_mean(lost_GS, mask_GS))
+    dropped_G = routing.masked_mean(lost_GS, mask_GS)
     taken_GSE = ops.mean(routing.one_hot(record.experts, num_experts), axis=-2)
-    load_E = ops.mean(routing.masked_mean(taken_GSE, mask_GS), axis=0)
-    busiest = num_experts * ops.max(load_E)
-    entropy = routing.entropy(record.logits, mask_GS)
-    figures = ops.concatenate([ops.stack([dropped, busiest, entropy, *losses]), load_E])
-    return ops.stop_gradient(figures)
+    load_GE = routing.masked_mean(taken_GSE, mask_GS)
+    busiest_G = num_experts * ops.max(load_GE, axis=-1)
+    entropy_G = routing.entropy(record.logits, mask_GS)
+    scalars_GN = ops.stack([dropped_G, busiest_G, entropy_G, *losses], axis=-1)
+    return ops.stop_gradient(ops.concatenate([scalars_GN, load_GE], axis=-1))
 
 
 class RoutingTotals:
@@ -51,11 +51,14 @@ class RoutingTotals:
             dtype="float32",
             trainable=False,
             autocast=False,
+            synchronization="on_read",
+            aggregation="mean",
             name="routing_totals",
         )
 
-    def add(self, figures):
-        """Adds one step's `measure`."""
+    def add(self, figures_GN):
+        """Adds one step's `measure`, averaged over the groups."""
+        figures = ops.mean(figures_GN, axis=0)
         totals = ops.convert_to_tensor(self.variable)
         totals = ops.where(totals[0] < 0, ops.zeros_like(totals), totals)
         self.variable.assign(totals + ops.concatenate([ops.ones((1,)), figures]))

@@ -3,15 +3,13 @@
 import keras
 from keras import ops
 
-from keras_switch.layers import dispatch
-from keras_switch.layers import experts
 from keras_switch.layers import grouping
 from keras_switch.layers import initializers
 from keras_switch.layers import parallelism
 from keras_switch.layers import routing
 from keras_switch.layers import routing_figures
-from keras_switch.layers import scopes
 from keras_switch.layers import switch_checks
+from keras_switch.layers import switching
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.router import Router
 
@@ -59,7 +57,7 @@ class SwitchDense(keras.layers.Layer):
             normal of variance `0.1 / fan_in`, where the fan-in is that of one expert.
         router_initializer: Initializer of the router. Defaults to `normal(0.02)`.
         num_groups: int. Number of groups. Tokens are padded to a multiple. Defaults to
-            one group of all tokens.
+            one group of all tokens; on a mesh, to one on each core.
         group_size: int, the size of a group (tokens are padded to a multiple), or
             `"row"` for one group per batch row.
         expert_capacity: int. Absolute capacity, in place of both factors.
@@ -149,9 +147,6 @@ class SwitchDense(keras.layers.Layer):
         switch_checks.check_arguments(self)
         self.router = Router(
             num_experts,
-            exploration,
-            jitter,
-            input_dropout,
             kernel_initializer=initializers.fresh(self.router_initializer)
             or keras.initializers.RandomNormal(0.0, 0.02, seed=initializers.offset(seed, 3)),
             seed=seed,
@@ -187,7 +182,13 @@ class SwitchDense(keras.layers.Layer):
                 output_axes=[2],
                 seed=initializers.offset(self.seed, number),
             )
-        return self.add_weight(name=name, shape=shape, initializer=initializer)
+        return self.parallelism.add_weight(
+            self,
+            getattr(switching.DIMENSIONS, name),
+            name=name,
+            shape=shape,
+            initializer=initializer,
+        )
 
     @property
     def variables(self):
@@ -205,14 +206,14 @@ class SwitchDense(keras.layers.Layer):
 
     def call(self, inputs, mask=None, training=None):
         switch_checks.check_call(self, inputs, mask)
-        x_GSD, mask_GS = self._group(inputs, mask)
-        record, plan, first_GS = self._route(x_GSD, mask_GS, training)
-        outputs_GSD = self._compute(x_GSD, plan, record.gates, training)
+        groups = self._group(inputs, mask)
+        run = switching.Switching(self, training).compute
+        results = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
         if training:
-            self._add_losses_and_figures(record, first_GS, mask_GS)
+            self._add_losses_and_figures(results)
         if self.routing_metrics and keras.backend.backend() == "tensorflow":
             self._metric.shows = bool(training)
-        return grouping.ungroup(outputs_GSD, ops.shape(inputs)[:-1])
+        return grouping.ungroup(results.outputs, ops.shape(inputs)[:-1])
 
     def route(self, inputs, mask=None, training=None):
         """Returns the `Routing` of the inputs, computing no expert.
@@ -229,7 +230,9 @@ class SwitchDense(keras.layers.Layer):
         if not self.built:
             self.build(inputs.shape)
         switch_checks.check_call(self, inputs, mask)
-        record, _, _ = self._route(*self._group(inputs, mask), training)
+        run = switching.Switching(self, training).route
+        groups = self._group(inputs, mask)
+        record = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
         shape = ops.shape(inputs)[:-1]
         return routing.Routing(*(grouping.ungroup(x, shape) for x in record))
 
@@ -262,69 +265,33 @@ class SwitchDense(keras.layers.Layer):
                 f"routing_metrics={self.routing_metrics}, built={self.built}"
             )
 
-    def _is_dropless(self):
-        return self.overflow == "dropless" or scopes.is_dropless()
-
     def _group(self, inputs, mask):
-        x_GSD, mask_GS = grouping.group(inputs, mask, self.num_groups, self.group_size)
+        num_groups = self.num_groups
+        if self.group_size is None:
+            num_groups = self.parallelism.num_groups(num_groups)
+        x_GSD, mask_GS = grouping.group(inputs, mask, num_groups, self.group_size)
         if mask is not None:
             # Whatever padding holds, even NaN, must not reach a gradient.
             x_GSD = ops.where(mask_GS[..., None], x_GSD, ops.zeros((), x_GSD.dtype))
-        return self.parallelism.group(x_GSD), self.parallelism.group(mask_GS)
+        return x_GSD, mask_GS
 
-    def _route(self, x_GSD, mask_GS, training):
-        """Returns the groups' `Routing`, the `Plan` of their slots, and first choices."""
-        logits_GSE, scores_GSE = self.router(x_GSD, training=training)
-        p_GSE = ops.exp(ops.log_softmax(logits_GSE, axis=-1))
-        reroutes = self.overflow == "reroute" and not self._is_dropless()
-        tries = min(routing.REROUTE_STAGES, self.num_experts) if reroutes else None
-        choices_GSK = routing.select(scores_GSE, tries or self.num_selected_experts)
-        plan, experts_GSK = self._plan(p_GSE, choices_GSK, mask_GS, training, reroutes)
-        gates_GSK = routing.gates(p_GSE, experts_GSK, self.num_selected_experts > 1)
-        kept_GSK = mask_GS[..., None]
-        if not self._is_dropless():
-            kept_GSK = ops.transpose(plan.slots_GKS, (0, 2, 1)) >= 0
-        kept_GSK = ops.broadcast_to(kept_GSK, ops.shape(experts_GSK))
-        record = routing.Routing(logits_GSE, p_GSE, experts_GSK, gates_GSK, kept_GSK)
-        return record, plan, choices_GSK[..., 0]
-
-    def _plan(self, p_GSE, choices_GSK, mask_GS, training, reroutes):
-        """Returns the `Plan`, and the expert that each entry tried last."""
-        if self._is_dropless():
-            return dispatch.plan_dropless(choices_GSK, mask_GS, self.num_experts), choices_GSK
-        size = ops.shape(mask_GS)[1]
-        factor = self.capacity_factor if training else self.eval_capacity_factor
-        capacity = self.expert_capacity or routing.expert_capacity(
-            size, factor, self.num_experts, self.min_capacity
-        )
-        likelihood_GSK = None
-        if self.priority == "probability":
-            likelihood_GSK = routing.gates(p_GSE, choices_GSK, renormalise=False)
-        args = (choices_GSK, mask_GS, self.num_experts, capacity, likelihood_GSK)
-        if reroutes:
-            return dispatch.plan_with_rerouting(*args)
-        return dispatch.plan(*args), choices_GSK
-
-    def _compute(self, x_GSD, plan, gates_GSK, training):
-        kernels = (self.kernel_in, self.kernel_gate, self.kernel_out)
+    def _weights(self, training):
+        """The values of the weights, and new seeds where there is noise."""
+        kernels = (self.router.kernel, self.kernel_in, self.kernel_gate, self.kernel_out)
         kernels = (None if k is None else ops.convert_to_tensor(k) for k in kernels)
-        all_experts = experts.Experts(*kernels, self.activation)
-        dropout = None
+        router_seed = dropout_seed = None
+        if training and self.exploration != "argmax":
+            router_seed = self.router.seed_generator.next()
         if training and self.expert_dropout > 0:
-            dropout = (self.expert_dropout, self.dropout_seed.next())
-        if self._is_dropless():
-            return experts.over_rows(all_experts, x_GSD, plan, gates_GSK, dropout)
-        args = (all_experts, x_GSD, plan, gates_GSK, self.parallelism, dropout)
-        return experts.over_slots(*args)
+            dropout_seed = self.dropout_seed.next()
+        return switching.Weights(*kernels, router_seed, dropout_seed)
 
-    def _add_losses_and_figures(self, record, first_GS, mask_GS):
-        mask_GS = ops.cast(mask_GS, "float32")
-        balance = routing.balance_loss(record.probabilities, first_GS, mask_GS)
-        z = routing.z_loss(record.logits, mask_GS)
+    def _add_losses_and_figures(self, results):
         if self.balance_loss_weight or self.z_loss_weight:
+            balance, z = ops.mean(results.balance), ops.mean(results.z)
             self.add_loss(self.balance_loss_weight * balance + self.z_loss_weight * z)
         if self.routing_metrics:
-            self._totals.add(routing_figures.measure(record, mask_GS, (balance, z)))
+            self._totals.add(results.figures)
 
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.output_dim or inputs_shape[-1])
