@@ -1,0 +1,48 @@
+"""Mesh TensorFlow, imported on a TensorFlow that it was not written for."""
+
+import contextlib
+import types
+
+
+@contextlib.contextmanager
+def _lent(owner, name, value):
+    """Sets an attribute of a module inside the `with` block and puts back what was there."""
+    missing = object()
+    before = getattr(owner, name, missing)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def mesh_tensorflow():
+    """Return the module `mesh_tensorflow`, imported when it is first asked for.
+
+    It was written for a TensorFlow that still had estimators and exported a function of its own
+    from another place: both are lent during the import and put back right after it.
+
+    Raises:
+        ImportError: if mesh-tensorflow, or something that it needs, is not installed.
+    """
+    import tensorflow as tf
+    import tensorflow.compat.v1 as tf1
+    from tensorflow.python.framework import ops
+
+    estimator = types.SimpleNamespace(SessionRunHook=object, CheckpointSaverListener=object)
+    register = tf.register_tensor_conversion_function
+    try:
+        with (
+            _lent(tf1, "estimator", estimator),
+            _lent(ops, "register_tensor_conversion_function", register),
+        ):
+            import mesh_tensorflow
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "A mesh and its layout are read by Mesh TensorFlow. "
+            f"Install it: pip install 'mesh-tensorflow>=0.1.21'. Received: {error}"
+        ) from error
+    return mesh_tensorflow
