@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 
 # Backend-independent tests, run a second time on the JAX backend.
 JAX_TESTS := $(sort $(wildcard \
+	tests/adafactor*_test.py \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \

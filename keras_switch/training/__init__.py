@@ -1,5 +1,6 @@
 """Recipes, and what they are made of."""
 
+from keras_switch.training.adafactor import Adafactor
 from keras_switch.training.callbacks import LoadRecorder
 from keras_switch.training.callbacks import ProgressBar
 from keras_switch.training.callbacks import RoutingMetrics
@@ -9,6 +10,7 @@ from keras_switch.training.checkpoint import latest
 from keras_switch.training.checkpoint import restore
 
 __all__ = [
+    "Adafactor",
     "Checkpoint",
     "LoadRecorder",
     "ProgressBar",
