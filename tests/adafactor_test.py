@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from keras_switch import training
-from keras_switch.training import adafactor
 
 BACKEND = keras.config.backend()
 STEPS = 20
@@ -123,7 +122,7 @@ class PaperTest(unittest.TestCase):
         self.check(rates, learning_rate=schedule)
 
     def test_relative_step_falls_with_the_root(self):
-        rate = adafactor.RelativeStep()
+        rate = training.RelativeStep()
         steps = (0, 9_999, 39_999, 999_999)
         rates = [float(rate(step)) for step in steps]
         np.testing.assert_allclose(rates, [0.01, 0.01, 0.005, 0.001], rtol=1e-6)

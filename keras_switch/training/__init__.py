@@ -1,6 +1,7 @@
 """Recipes, and what they are made of."""
 
 from keras_switch.training.adafactor import Adafactor
+from keras_switch.training.adafactor import RelativeStep
 from keras_switch.training.callbacks import LoadRecorder
 from keras_switch.training.callbacks import ProgressBar
 from keras_switch.training.callbacks import RoutingMetrics
@@ -14,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "LoadRecorder",
     "ProgressBar",
+    "RelativeStep",
     "RoutingMetrics",
     "TrainingState",
     "latest",

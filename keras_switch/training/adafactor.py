@@ -38,6 +38,8 @@ class Adafactor(keras.optimizers.Optimizer):
     kept: it is the product of its means over rows and over columns, `(E, D)` and `(E, F)`
     numbers. Vectors and scalars are one matrix each. Statistics are float32 at least.
 
+    To load a model that was compiled with it, import `keras_switch.training` first.
+
     Args:
         learning_rate: float, `LearningRateSchedule` or callable. `None` is `RelativeStep()`,
             which T5 was trained with.
@@ -62,7 +64,7 @@ class Adafactor(keras.optimizers.Optimizer):
     >>> layer.build((None, 8, 128))
     >>> optimizer = Adafactor()
     >>> optimizer.build([layer.kernel_in])
-    >>> [variable.shape for variable in optimizer.variables[1:]]
+    >>> [tuple(variable.shape) for variable in optimizer.variables[1:]]
     [(4, 128), (4, 256)]
 
     Reference:
