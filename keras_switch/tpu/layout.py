@@ -1,4 +1,4 @@
-"""Which axis of the mesh splits which dimension of a tensor, in Mesh TensorFlow's words."""
+"""Which axis of a mesh splits which dimension of a tensor, in Mesh TensorFlow's words."""
 
 import itertools
 
@@ -19,7 +19,7 @@ DIMENSIONS = {
     "d_ff": ("hidden units of a dense feed-forward layer", ("jax",)),
     "vocab": ("entries of the vocabulary", ("jax",)),
 }
-# The argument that gives a dimension its size.
+# The argument of a layer that sizes the dimension.
 _ARGUMENTS = {
     "experts": "num_experts",
     "expert_hidden": "intermediate_dim",
@@ -28,7 +28,7 @@ _ARGUMENTS = {
     "vocab": "vocabulary_size",
 }
 _TOKENS = ("outer_batch", "batch")
-# Pairs that some tensor has both of, so that one axis cannot split both.
+# No axis can split both: some tensor has the two of them.
 _TOGETHER = [
     _TOKENS,
     ("experts", "expert_hidden"),
@@ -37,18 +37,23 @@ _TOGETHER = [
 
 
 class Layout:
-    """A mesh of cores and the tensor dimensions that its axes split.
+    """The axes of a mesh of cores, and the tensor dimensions that they split.
 
-    Core `i` has the row-major coordinates of `i` in the mesh. Every core holds its own tokens: the
-    batch is divided over all axes but those that split `heads`, `d_ff` or `vocab`.
+    Core `i` has the row-major coordinates of `i` in the mesh. Every core holds its own tokens,
+    whatever the axes split: the batch is divided over all of them, but for an axis that splits
+    `heads`, `d_ff` or `vocab`, whose cores hold the same tokens.
 
     Args:
-        shape: str. The mesh: the name and the size of each axis, such as `"batch:4,model:2"`.
-        layout: str. The rules, each a dimension and the axis that splits it, such as
+        shape: str. Name and size of each axis of the mesh, such as `"batch:4,model:2"`.
+        layout: str. A rule for each dimension that is split, with the axis that splits it, such as
             `"batch:batch,experts:batch,expert_hidden:model"`. `DIMENSIONS` lists the dimensions.
 
+    Attributes:
+        axes: dict. The size of each axis by its name, in the order of `shape`.
+        num_cores: int. The cores of the mesh.
+
     Raises:
-        ValueError: if a string cannot be read or the mesh cannot be used in this way.
+        ValueError: if a string cannot be read, or the mesh cannot be split in this way.
 
     Example:
 
@@ -60,179 +65,166 @@ class Layout:
     """
 
     def __init__(self, shape, layout):
-        self._strings = (shape, layout)
-        self.axes = self._read_axes(shape)
-        rules = self._read_rules(layout)
+        self._strings = shape, layout
+        self.axes = _read_shape(shape)
+        self._rules = _read_layout(layout)
+        self._check_rules(self._rules)
         self._mesh = mesh_tensorflow().MeshImpl(shape, layout)
-        self._check_rules(rules)
+        self.num_cores = self._mesh.size
 
     def __repr__(self):
         return "Layout({!r}, {!r})".format(*self._strings)
 
-    @property
-    def num_cores(self):
-        """The number of cores of the mesh."""
-        return int(np.prod(list(self.axes.values())))
-
     def axis(self, dimension):
-        """Return the name of the axis that splits a dimension, `None` if none does."""
-        _check_dimension(dimension)
-        mtf = mesh_tensorflow()
-        index = self._mesh.tensor_dimension_to_mesh_axis(mtf.Dimension(dimension, 1))
-        return None if index is None else list(self.axes)[index]
+        """Returns the name of the axis that splits a dimension, `None` if there is none."""
+        return self._rules.get(_known(dimension))
 
     def size(self, dimension):
-        """Return the number of parts into which a dimension is split."""
+        """Returns the number of parts of a dimension, 1 if it is whole."""
         return self.axes.get(self.axis(dimension), 1)
 
     def split(self, name, dimensions, shape):
-        """Return the axis that splits each dimension of a tensor, `None` for a whole one.
+        """Returns the axes that split a tensor, a name or `None` for each dimension.
 
         Args:
             name: str. The tensor's name, for errors.
             dimensions: sequence. A name of `DIMENSIONS` or `None` for each dimension.
-            shape: sequence of ints. The whole tensor's shape.
+            shape: sequence of int. The whole tensor's shape.
 
         Raises:
-            ValueError: if a size does not divide over the cores of its axis, or one axis splits two
-                dimensions.
+            ValueError: if a size does not divide over the cores of its axis, or one axis would
+                split two dimensions.
         """
-        shape = self._tensor_shape(name, dimensions, shape)
+        tensor = self._tensor(name, dimensions, shape)
         try:
-            indices = self._mesh.tensor_layout(shape).tensor_axis_to_mesh_axis
+            indices = self._mesh.tensor_layout(tensor).tensor_axis_to_mesh_axis
         except ValueError as error:
             raise ValueError(
-                f"One axis cannot split two dimensions of one tensor. Received: {self}, "
-                f"name={name!r}, dimensions={tuple(dimensions)}"
+                "One axis cannot split two dimensions of a tensor: name one of them `None`. "
+                f"Received: name={name!r}, dimensions={tuple(dimensions)}, {self}"
             ) from error
-        names = tuple(None if i is None else list(self.axes)[i] for i in indices)
-        for dimension, axis in zip(shape, names):
-            self._check_divides(name, dimension, axis)
-        return names
+        axes = tuple(None if index is None else list(self.axes)[index] for index in indices)
+        for (dimension, size), axis in zip(tensor, axes):
+            cores = self.axes.get(axis, 1)
+            if size % cores:
+                raise ValueError(
+                    f"{_ARGUMENTS.get(dimension, dimension)}={size} does not divide over {cores} "
+                    f"cores of axis '{axis}'{', which are more' if size < cores else ''}. Use a "
+                    f"multiple of {cores}, or an axis whose size divides {size}. "
+                    f"Received: name={name!r}, shape={tuple(shape)}, {self}"
+                )
+        return axes
 
     def slice_shape(self, name, dimensions, shape):
-        """Return the shape of a core's slice of a tensor: arguments and errors as of `split`."""
+        """Returns the shape of a core's slice of a tensor. Arguments and errors as in `split`."""
         self.split(name, dimensions, shape)
-        return tuple(self._mesh.slice_shape(self._tensor_shape(name, dimensions, shape)))
+        return tuple(self._mesh.slice_shape(self._tensor(name, dimensions, shape)))
 
     def coordinates(self, axis):
-        """Return each core's coordinate along an axis, an int array `(num_cores,)`."""
-        self._check_axes([axis])
-        index = list(self.axes).index(axis)
-        return np.unravel_index(np.arange(self.num_cores), tuple(self.axes.values()))[index]
+        """Returns the coordinate of each core along an axis, an int array `(num_cores,)`."""
+        (index,) = self._indices([axis])
+        return np.indices(self._mesh.shape.to_integer_list)[index].ravel()
 
     def groups(self, axes):
-        """Return the lists of cores that differ only along `axes`, each in ascending order."""
-        axes = self._check_axes(axes)
-        cores = np.arange(self.num_cores).reshape(tuple(self.axes.values()))
-        inner = [index for index, axis in enumerate(self.axes) if axis in axes]
-        cores = np.moveaxis(cores, inner, range(-len(inner), 0))
-        size = int(np.prod([self.axes[axis] for axis in set(axes)]))
-        return cores.reshape(-1, size).tolist()
+        """Returns the groups of cores that differ only along `axes`, each a list of ascending ids.
 
-    def _read_axes(self, shape):
-        try:
-            axes = [tuple(axis) for axis in mesh_tensorflow().convert_to_shape(_string(shape))]
-        except ValueError:
-            axes = []
-        sizes = dict(axes)
-        if not axes or len(sizes) < len(axes) or "" in sizes or min(sizes.values()) < 1:
-            raise ValueError(
-                "`shape` must name each axis of the mesh once, with its number of cores, at least "
-                f"1, such as 'batch:4,model:2'. Received: shape={shape!r}"
-            )
-        return sizes
+        Args:
+            axes: sequence. Names of axes; without any, each core is a group.
+        """
+        return mesh_tensorflow().processor_groups(self._mesh.shape, self._indices(axes))
 
-    def _read_rules(self, layout):
-        """Return {dimension: axis}."""
-        try:
-            rules = dict(sorted(mesh_tensorflow().convert_to_layout_rules(_string(layout))._pairs))
-        except ValueError:
-            rules = {}
-        if not rules or layout.count(":") > len(rules):
+    def _indices(self, axes):
+        for axis in axes:
+            if axis not in self.axes:
+                raise ValueError(
+                    f"The mesh has no such axis: use one of {list(self.axes)}. Received: {axis!r}"
+                )
+        return [list(self.axes).index(axis) for axis in axes]
+
+    def _tensor(self, name, dimensions, shape):
+        """Returns Mesh TensorFlow's shape, where its place names a dimension that is `None`."""
+        if len(dimensions) != len(shape):
             raise ValueError(
-                "`layout` must give each dimension that is split one rule 'dimension:axis', such "
-                f"as 'batch:batch,experts:batch'. Received: layout={layout!r}"
+                "`dimensions` and `shape` must have the same length. Received: "
+                f"name={name!r}, dimensions={tuple(dimensions)}, shape={tuple(shape)}"
             )
-        return rules
+        names = [str(i) if x is None else _known(x) for i, x in enumerate(dimensions)]
+        return mesh_tensorflow().Shape(list(zip(names, map(int, shape))))
 
     def _check_rules(self, rules):
-        backend = keras.config.backend()
         for dimension, axis in rules.items():
-            _check_dimension(dimension)
+            backends = DIMENSIONS[_known(dimension)][1]
             if axis not in self.axes:
                 raise ValueError(
                     f"Rule '{dimension}:{axis}' names an axis that the mesh does not have: use one "
                     f"of {list(self.axes)}. Received: {self}"
                 )
-            backends = DIMENSIONS[dimension][1]
-            if backend not in backends:
+            if keras.config.backend() not in backends:
                 raise ValueError(
-                    f"Dimension '{dimension}' is split on the backends {backends} only: leave "
-                    f"rule '{dimension}:{axis}' out, or set KERAS_BACKEND. Received: {self}, "
-                    f"keras.config.backend()={backend!r}"
+                    f"Dimension '{dimension}' is split on {' and '.join(backends)} only: set "
+                    f"KERAS_BACKEND, or leave rule '{dimension}:{axis}' out. "
+                    f"Received: {self}, keras.config.backend()={keras.config.backend()!r}"
                 )
         for axis in self.axes:
             if axis not in rules.values():
                 raise ValueError(
-                    f"No rule uses axis '{axis}' of the mesh: add one, such as 'batch:{axis}', or "
-                    f"leave the axis out. Received: {self}"
+                    f"No rule uses axis '{axis}' of the mesh: add one, such as 'outer_batch:{axis}'"
+                    f" or 'expert_hidden:{axis}', or leave the axis out. Received: {self}"
                 )
         for one, other in _TOGETHER:
             if one in rules and rules[one] == rules.get(other):
                 raise ValueError(
-                    f"Dimensions '{one}' and '{other}' of one tensor cannot share axis "
-                    f"'{rules[one]}': give '{other}' an axis of its own, or none. Received: {self}"
+                    f"Axis '{rules[one]}' cannot split both '{one}' and '{other}': give one of "
+                    f"them another axis, or no rule. Received: {self}"
                 )
         if "experts" in rules and rules["experts"] not in [rules.get(x) for x in _TOKENS]:
             raise ValueError(
-                f"Axis '{rules['experts']}' splits the experts and must split the tokens that they "
-                f"exchange: add rule 'batch:{rules['experts']}', or move 'experts' to the axis of "
-                f"'batch'. Received: {self}"
+                f"Axis '{rules['experts']}' splits the experts, so it must split the tokens that "
+                "they exchange too: give 'batch' and 'experts' the same axis. "
+                f"Received: {self}"
             )
 
-    def _check_axes(self, axes):
-        unknown = [axis for axis in axes if axis not in self.axes]
-        if unknown:
-            raise ValueError(
-                f"The mesh has no such axis: use those of {list(self.axes)}. Received: {unknown}"
-            )
-        return set(axes)
 
-    def _tensor_shape(self, name, dimensions, shape):
-        """Return Mesh TensorFlow's shape; a whole dimension is named by its place."""
-        if len(dimensions) != len(shape):
-            raise ValueError(
-                "`dimensions` must have one entry for each dimension of `shape`. Received: "
-                f"name={name!r}, dimensions={tuple(dimensions)}, shape={tuple(shape)}"
-            )
-        for dimension in dimensions:
-            if dimension is not None:
-                _check_dimension(dimension)
-        pairs = [(x or str(i), int(shape[i])) for i, x in enumerate(dimensions)]
-        return mesh_tensorflow().Shape(pairs)
+def _read_shape(shape):
+    """Returns the size of each axis by its name."""
+    try:
+        axes = list(mesh_tensorflow().convert_to_shape(_string(shape)))
+    except ValueError:
+        axes = []
+    sizes = dict(axes)
+    if not axes or len(sizes) < len(axes) or "" in sizes or min(sizes.values()) < 1:
+        raise ValueError(
+            "`shape` must be a string that names each axis of the mesh once, with its number of "
+            f"cores, at least 1: such as 'batch:4,model:2'. Received: shape={shape!r}"
+        )
+    return sizes
 
-    def _check_divides(self, name, dimension, axis):
-        cores = self.axes.get(axis, 1)
-        if dimension.size % cores:
-            argument = _ARGUMENTS.get(dimension.name, dimension.name)
-            more = " (more cores than it has)" if dimension.size < cores else ""
-            raise ValueError(
-                f"{argument}={dimension.size} does not divide over {cores} cores of axis "
-                f"'{axis}'{more}. Use a multiple of {cores}, or an axis whose size divides "
-                f"{dimension.size}. Received: {self}, name={name!r}"
-            )
+
+def _read_layout(layout):
+    """Returns the axis of each dimension that has a rule."""
+    try:
+        rules = dict(sorted(mesh_tensorflow().convert_to_layout_rules(_string(layout))._pairs))
+    except ValueError:
+        rules = {}
+    if not rules or len(rules) < layout.count(":"):
+        raise ValueError(
+            "`layout` must be a string with one rule 'dimension:axis' for each dimension that is "
+            f"split: such as 'batch:batch,experts:batch'. Received: layout={layout!r}"
+        )
+    return rules
 
 
 def _string(value):
+    """Returns a string unchanged: Mesh TensorFlow would take other things too."""
     if not isinstance(value, str):
         raise ValueError
     return value
 
 
-def _check_dimension(dimension):
+def _known(dimension):
+    """Returns the name of a dimension unchanged."""
     if dimension not in DIMENSIONS:
         raise ValueError(
-            f"No dimension of that name can be split: use one of {list(DIMENSIONS)}. "
-            f"Received: {dimension!r}"
+            f"There is no such dimension: use one of {list(DIMENSIONS)}. Received: {dimension!r}"
         )
+    return dimension
