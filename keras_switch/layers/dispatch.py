@@ -176,19 +176,20 @@ def _rows(x_GND, indices_GM):
     return ops.where(indices_GM[..., None] >= 0, rows_GMD, ops.zeros((), rows_GMD.dtype))
 
 
-def _gather(rows_of, x_GND, inverse_GKN):
-    """`rows_of(x)`, whose gradient gathers by the inverse map and sums over K."""
+def _gather(rows_of, x_GND, indices_GM, inverse_GKN):
+    """`rows_of(x, indices)`, whose gradient gathers by the inverse map and sums over K."""
 
+    # The maps are arguments, because JAX traces what it maps over devices on its own.
     @ops.custom_gradient
-    def function(x_GND):
+    def function(x_GND, indices_GM, inverse_GKN):
         def gradient(*args, upstream=None):
             upstream_GMD = args[0] if upstream is None else upstream
             copies = [_rows(upstream_GMD, inverse) for inverse in ops.unstack(inverse_GKN, axis=1)]
-            return functools.reduce(ops.add, copies)
+            return functools.reduce(ops.add, copies), None, None
 
-        return rows_of(x_GND), gradient
+        return rows_of(x_GND, indices_GM), gradient
 
-    return function(x_GND)
+    return function(x_GND, indices_GM, inverse_GKN)
 
 
 def dispatch(x_GSD, plan):
@@ -197,14 +198,14 @@ def dispatch(x_GSD, plan):
     An empty slot holds some token: nobody reads what becomes of it, and its gradient is 0.
     """
     tokens_GN = ops.maximum(plan.entries_GN, 0) % ops.shape(x_GSD)[1]
-    return _gather(lambda x: backend.gather_rows(x, tokens_GN), x_GSD, plan.slots_GKS)
+    return _gather(backend.gather_rows, x_GSD, tokens_GN, plan.slots_GKS)
 
 
 def combine(x_GND, plan, gates_GSK):
     """Sums each token's slots times its gates; a token without a slot gets zeros."""
     shape = ops.shape(plan.slots_GKS)
     slots_GM = ops.reshape(plan.slots_GKS, (shape[0], -1))
-    rows_GMD = _gather(lambda x: _rows(x, slots_GM), x_GND, plan.entries_GN[:, None])
+    rows_GMD = _gather(_rows, x_GND, slots_GM, plan.entries_GN[:, None])
     gates_GSK = ops.cast(gates_GSK, x_GND.dtype)
     if plan.slots_GKS.shape[1] == 1:
         return rows_GMD * gates_GSK
