@@ -51,6 +51,7 @@ class Layout:
     Attributes:
         axes: dict. The size of each axis by its name, in the order of `shape`.
         num_cores: int. The cores of the mesh.
+        strings: tuple. `shape` and `layout` as given.
 
     Raises:
         ValueError: if a string cannot be read, or the mesh cannot be split in this way.
@@ -65,7 +66,7 @@ class Layout:
     """
 
     def __init__(self, shape, layout):
-        self._strings = shape, layout
+        self.strings = shape, layout
         self.axes = _read_shape(shape)
         self._rules = _read_layout(layout)
         self._check_rules(self._rules)
@@ -73,7 +74,7 @@ class Layout:
         self.num_cores = self._mesh.size
 
     def __repr__(self):
-        return "Layout({!r}, {!r})".format(*self._strings)
+        return "Layout({!r}, {!r})".format(*self.strings)
 
     def axis(self, dimension):
         """Returns the name of the axis that splits a dimension, `None` if there is none."""
