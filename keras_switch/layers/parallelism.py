@@ -78,7 +78,7 @@ _active = contextvars.ContextVar("parallelism", default=Parallelism())
 
 @contextlib.contextmanager
 def use(parallelism):
-    """Makes the layers that are built inside the `with` block use a `Parallelism`."""
+    """Makes the layers that are made inside the `with` block use a `Parallelism`."""
     token = _active.set(parallelism)
     try:
         yield
@@ -87,5 +87,5 @@ def use(parallelism):
 
 
 def active():
-    """Returns the parallelism that a layer captures when it is built."""
+    """Returns the parallelism that a layer captures when it is made."""
     return _active.get()

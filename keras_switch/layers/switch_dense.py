@@ -12,10 +12,11 @@ from keras_switch.layers import switch_checks
 from keras_switch.layers import switching
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.router import Router
+from keras_switch.layers.thread_losses import ThreadLosses
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchDense(keras.layers.Layer):
+class SwitchDense(ThreadLosses, keras.layers.Layer):
     """Feed-forward layer of many experts, of which each token uses one.
 
     A router picks each token's expert, `i = argmax p(x)` with `p = softmax(x W_r)`, and
@@ -154,11 +155,11 @@ class SwitchDense(keras.layers.Layer):
         )
         self.dropout_seed = keras.random.SeedGenerator(initializers.offset(seed, 4))
         self.supports_masking = True
+        self.parallelism = parallelism.active()
 
     def build(self, inputs_shape):
         switch_checks.check_build(inputs_shape)
         dim = inputs_shape[-1]
-        self.parallelism = parallelism.active()
         self.router.build((None, None, dim))
         num_experts, hidden_dim = self.num_experts, self.intermediate_dim
         self.kernel_in = self._add_kernel("kernel_in", (num_experts, dim, hidden_dim), 0)

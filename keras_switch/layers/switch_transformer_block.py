@@ -8,6 +8,7 @@ from keras import ops
 from keras_switch.layers import attention_masks
 from keras_switch.layers import block_checks
 from keras_switch.layers import block_parts
+from keras_switch.layers import parallelism
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.scopes import dropless
 
@@ -133,10 +134,14 @@ class SwitchTransformerBlock(keras.layers.Layer):
         block_checks.check_arguments(self)
         self.supports_masking = True
         self.autocast = False  # A position bias stays float32.
+        self.parallelism = parallelism.active()
 
     def build(self, inputs_shape, encoder_sequence_shape=None):
         block_checks.check_inputs_shape(self, inputs_shape)
-        dim = inputs_shape[-1]
+        with parallelism.use(self.parallelism):
+            self._build_parts(inputs_shape[-1])
+
+    def _build_parts(self, dim):
         if self.relative_attention:
             self.position_bias_layer = block_parts.position_bias(self, dim)
         self.self_attention = block_parts.attention(self, "self_attention", dim)

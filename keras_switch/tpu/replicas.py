@@ -1,0 +1,173 @@
+"""A mesh on the TensorFlow backend: one replica of a `tf.distribute.Strategy` a core."""
+
+import contextlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_switch.layers.parallelism import Parallelism
+from keras_switch.tpu import cores
+from keras_switch.tpu import exchange
+from keras_switch.tpu import optimizers
+from keras_switch.tpu.split_variable import Split
+from keras_switch.tpu.split_variable import SplitVariable
+
+
+class Replicas:
+    """The strategy of a mesh.
+
+    Args:
+        layout: `Layout`.
+        strategy: `tf.distribute.Strategy`. Defaults to one over the cores that `connect` found.
+
+    Attributes:
+        strategy: `tf.distribute.Strategy`.
+        experts: `ReplicatedExperts`.
+    """
+
+    def __init__(self, layout, strategy=None):
+        self.layout = layout
+        self.strategy = strategy or _strategy(layout)
+        replicas = self.strategy.num_replicas_in_sync
+        if replicas != layout.num_cores:
+            raise ValueError(
+                f"The mesh has {layout.num_cores} cores, and the strategy {replicas} replicas. "
+                f"Received: {layout}, devices={strategy!r}"
+            )
+        self.experts = ReplicatedExperts(layout, self.strategy)
+
+    def scope(self):
+        return self.strategy.scope()
+
+    @contextlib.contextmanager
+    def outside(self):
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "`mesh.whole` makes a model off the mesh: call it outside `with mesh.scope()`."
+            )
+        yield
+
+    def optimizer(self, optimizer):
+        return optimizers.wrap(optimizer, self.layout, self.strategy)
+
+    def axes_of(self, variable):
+        if isinstance(variable, SplitVariable):
+            return variable.split.axes
+        return (None,) * len(variable.shape)
+
+
+def _strategy(layout):
+    found = cores.found()
+    num_cores = layout.num_cores
+    if found.resolver is not None and len(found.devices) == num_cores:
+        return tf.distribute.TPUStrategy(found.resolver)
+    if len(found.devices) < num_cores or found.resolver is not None:
+        raise ValueError(
+            f"The mesh has {num_cores} cores, and there are {len(found.devices)}: change its shape"
+            f", or connect to as many. Received: {layout}, connected to {found.description}"
+        )
+    return tf.distribute.MirroredStrategy(found.devices[:num_cores])
+
+
+class ReplicatedExperts(Parallelism):
+    """Experts split over the replicas of a strategy.
+
+    Inside a replica a layer sees the replica's groups and slices, and exchanges. Outside one it
+    sees everything, whole, and exchanges nothing: the results are the same.
+
+    Args:
+        layout: `Layout`.
+        strategy: `tf.distribute.Strategy` with one replica for each core of the layout.
+    """
+
+    def __init__(self, layout, strategy):
+        self._layout = layout
+        self._strategy = strategy
+        self._experts = self._groups("experts")
+        self._hidden = self._groups("expert_hidden")
+        self._sharing = layout.groups(
+            [axis for axis in map(layout.axis, ("experts", "expert_hidden")) if axis]
+        )
+        # Which cores' groups a core sees at the experts, in the order in which they arrive.
+        experts, hidden = (_members(groups) for groups in (self._experts, self._hidden))
+        self._senders = np.array(
+            [[i for j in hidden[core] for i in experts[j]] for core in range(layout.num_cores)]
+        )
+
+    def _groups(self, dimension):
+        axis = self._layout.axis(dimension)
+        return self._layout.groups([axis] if axis else [])
+
+    def in_replica(self):
+        """Whether this is called inside a replica of the strategy."""
+        context = tf.distribute.get_replica_context()
+        return context is not None and context.strategy is self._strategy
+
+    def add_weight(self, layer, dimensions, *, name, shape, initializer):
+        axes = self._layout.split(name, dimensions, shape)
+        if not any(axes):
+            return layer.add_weight(name=name, shape=shape, initializer=initializer)
+        with keras.name_scope(layer.name, caller=layer):
+            return SplitVariable(
+                Split(self._layout, self._strategy, axes),
+                initializer,
+                shape=shape,
+                dtype=layer.variable_dtype,
+                name=name,
+            )
+
+    def num_groups(self, num_groups):
+        num_cores = self._layout.num_cores
+        num_groups = num_groups or num_cores
+        if num_groups % num_cores:
+            raise ValueError(
+                "`num_groups` must be a multiple of the mesh's cores. Received: "
+                f"num_groups={num_groups}, {num_cores} cores"
+            )
+        return num_groups // num_cores if self.in_replica() else num_groups
+
+    def to_experts(self, x_GECD):
+        if not self.in_replica():
+            return x_GECD
+        x_GECD = exchange.all_to_all(x_GECD, self._experts, split=1, concat=0)
+        return exchange.all_gather(x_GECD, self._hidden)
+
+    def to_tokens(self, y_GECD):
+        if not self.in_replica():
+            return y_GECD
+        y_GECD = exchange.scatter_sum(y_GECD, self._hidden)
+        return exchange.all_to_all(y_GECD, self._experts, split=0, concat=1)
+
+    def gather(self, x_G):
+        if not self.in_replica():
+            return x_G
+        return exchange.all_gather(exchange.all_gather(x_G, self._experts), self._hidden)
+
+    def scatter_sum(self, y_G):
+        if not self.in_replica():
+            return y_G
+        return exchange.scatter_sum(exchange.scatter_sum(y_G, self._hidden), self._experts)
+
+    def group_indices(self, num_groups):
+        if not self.in_replica():
+            return super().group_indices(num_groups)
+        return exchange.core_index() * num_groups + tf.range(num_groups)
+
+    def gathered_indices(self, num_groups):
+        if not self.in_replica():
+            return super().gathered_indices(num_groups)
+        senders = tf.gather(tf.constant(self._senders, tf.int32), exchange.core_index())
+        return tf.reshape(senders[:, None] * num_groups + tf.range(num_groups), [-1])
+
+    def first(self, dimension, size):
+        axis = self._layout.axis(dimension)
+        if axis is None or not self.in_replica():
+            return 0
+        coordinates = tf.constant(self._layout.coordinates(axis), tf.int32)
+        return tf.gather(coordinates, exchange.core_index()) * size
+
+
+def _members(groups):
+    """Dictionary of each core's group."""
+    return {core: group for group in groups for core in group}

@@ -1,0 +1,47 @@
+"""A mesh on the JAX backend: one device a core, and one program for all of them."""
+
+import contextlib
+
+import keras
+
+from keras_switch.tpu import cores
+from keras_switch.tpu.sharding import MeshDistribution
+from keras_switch.tpu.sharding import ShardedExperts
+
+
+class Shards:
+    """The distribution of a mesh.
+
+    Args:
+        layout: `Layout`.
+        devices: List of JAX devices. Defaults to those that `connect` found.
+
+    Attributes:
+        distribution: `keras.distribution.Distribution`.
+        experts: `ShardedExperts`.
+    """
+
+    def __init__(self, layout, devices=None):
+        devices = cores.found().devices if devices is None else devices
+        self.distribution = MeshDistribution(layout, devices)
+        self.experts = ShardedExperts(layout, devices)
+
+    @contextlib.contextmanager
+    def scope(self):
+        keras.distribution.set_distribution(self.distribution)
+        yield
+
+    @contextlib.contextmanager
+    def outside(self):
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(before)
+
+    def optimizer(self, optimizer):
+        return optimizer
+
+    def axes_of(self, variable):
+        return variable._layout.axes
