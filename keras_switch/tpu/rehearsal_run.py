@@ -1,0 +1,127 @@
+"""A rehearsal on the JAX backend, in this process or (`python -m`) in one of its own.
+
+    KERAS_BACKEND=jax python -m keras_switch.tpu.rehearsal_run REQUEST.json
+
+replaces the request by the answer.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+
+from keras_switch.tpu import compiler
+from keras_switch.tpu import hlo
+from keras_switch.tpu import rehearsal_search
+from keras_switch.tpu import rehearsal_step
+from keras_switch.tpu.chips import Topology
+from keras_switch.tpu.layout import Layout
+
+
+def run(request):
+    """Compiles a train step for a slice.
+
+    Args:
+        request: Dict of the fields of `rehearsal_step.Program`, and `topology`, `mesh` (two
+            strings), `program` (what to say was compiled) and `search`.
+
+    Returns:
+        Dict of the fields of `Rehearsal`.
+
+    Raises:
+        ValueError: as `rehearse` says.
+    """
+    program = rehearsal_step.Program(*(request[name] for name in rehearsal_step.Program._fields))
+    topology, layout = Topology(request["topology"]), Layout(*request["mesh"])
+    if layout.num_cores != topology.num_cores:
+        raise ValueError(
+            f"The mesh has {layout.num_cores} cores and the slice {topology.num_cores}: make them "
+            f"equal. Received: {layout}, topology={topology.name!r}"
+        )
+    devices = compiler.devices(topology)
+    step = rehearsal_step.on_devices(program, layout, devices)
+    outcome = compiler.compile_step(step)
+    result = {
+        "model": _describe(step),
+        "topology": topology.name,
+        "mesh": layout.strings[0],
+        "layout": layout.strings[1],
+        "program": request["program"],
+        "memory": {**outcome.memory, "available": topology.hbm},
+        "collectives": [],
+        "flops": {},
+        "seconds": {},
+        "proposal": None,
+    }
+    if outcome.executable is not None:
+        coordinates = [device.coords for device in devices]
+        result["collectives"] = _collectives(outcome.executable, topology, coordinates)
+        result.update(_roofline(outcome.executable, program, topology, result["collectives"]))
+    if request["search"] and outcome.memory["total"] > topology.hbm:
+        result["proposal"] = rehearsal_search.nearest(program, topology, layout)
+    return result
+
+
+def _describe(step):
+    model = step.model
+    batch = ", ".join(
+        f"{shape.dtype} {tuple(shape.shape)}" for shape in rehearsal_step.leaves(step.data[0])
+    )
+    return (
+        f"{model.name}: {model.count_params():,} parameters, trained by "
+        f"{type(model.optimizer).__name__} on batches of {batch}"
+    )
+
+
+def _collectives(executable, topology, coordinates):
+    """Rows of the collectives: equal ones over groups of one size are one row."""
+    rows = collections.defaultdict(lambda: [0, 0.0])
+    for x in hlo.collectives(executable.as_text(), topology.num_cores):
+        slowest = max(
+            topology.seconds(x.kind, x.bytes, [coordinates[core] for core in group])
+            for group in x.groups
+        )
+        row = rows[x.kind, x.dtype, x.bytes, x.group_size]
+        row[0] += x.count
+        row[1] += x.count * slowest
+    return [
+        {
+            "kind": kind,
+            "dtype": dtype,
+            "bytes": num_bytes,
+            "group_size": size,
+            "count": count,
+            "seconds": seconds,
+        }
+        for (kind, dtype, num_bytes, size), (count, seconds) in rows.items()
+    ]
+
+
+def _roofline(executable, program, topology, collectives):
+    costs = executable.cost_analysis()
+    step = rehearsal_step.on_one_core(program, topology.num_cores)
+    ideal, passes = (flops / topology.num_cores for flops in step.matmul_flops())
+    compiled = costs["flops"]
+    return {
+        "flops": {"compiled": compiled, "ideal": ideal, "ratio": compiled / ideal},
+        "seconds": {
+            # The further passes of float32 products are in no count of operations.
+            "compute": (compiled + passes - ideal) / topology.flops,
+            "memory": costs["bytes accessed"] / topology.bandwidth,
+            "links": sum(row["seconds"] for row in collectives),
+        },
+    }
+
+
+def main(path):
+    """Answers the request in a file, in the same file."""
+    path = pathlib.Path(path)
+    try:
+        answer = run(json.loads(path.read_text()))
+    except ValueError as error:
+        answer = {"error": str(error)}
+    path.write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
