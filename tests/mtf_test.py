@@ -44,6 +44,7 @@ class MeshTensorFlowTest(unittest.TestCase):
     def test_missing(self):
         import tensorflow.compat.v1 as tf1
 
+        mesh_tensorflow.cache_clear()
         with mock.patch.dict(sys.modules, {"mesh_tensorflow": None}):
             with self.assertRaisesRegex(ImportError, "pip install 'mesh-tensorflow>=0.1.21'"):
                 mesh_tensorflow()

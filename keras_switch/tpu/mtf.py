@@ -1,6 +1,7 @@
 """Mesh TensorFlow, imported on a TensorFlow that it was not written for."""
 
 import contextlib
+import functools
 import types
 
 
@@ -19,11 +20,12 @@ def _lent(owner, name, value):
             setattr(owner, name, before)
 
 
+@functools.cache
 def mesh_tensorflow():
-    """Return the module `mesh_tensorflow`, imported when it is first asked for.
+    """Returns the module `mesh_tensorflow`, imported when it is first asked for.
 
-    It was written for a TensorFlow that still had estimators and exported a function of its own
-    from another place: both are lent during the import and put back right after it.
+    It looks for TensorFlow's estimators, which are gone, and for a function at its former place:
+    both are lent during the import, and TensorFlow is as before right after it.
 
     Raises:
         ImportError: if mesh-tensorflow, or something that it needs, is not installed.
