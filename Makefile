@@ -12,6 +12,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/callbacks_test.py \
 	tests/encoder_decoder_test.py \
 	tests/grouped_matmul_test.py \
+	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
 	tests/noise_test.py \
 	tests/relative_position_bias_test.py \

@@ -242,7 +242,7 @@ class _DataSharding(jax.sharding.NamedSharding):
         try:
             return super().shard_shape(global_shape)
         except ValueError as error:
-            axes = self.spec[0]
+            axes = np.atleast_1d(self.spec[0]).tolist()
             cores = int(np.prod([self.mesh.shape[axis] for axis in axes]))
             raise ValueError(
                 f"A batch must divide over the {cores} cores of {axes}. Make every batch, also "
