@@ -67,11 +67,63 @@ def _pretrain(values):
     export.ask_in_another_process(path, EXAMPLE)
 
 
+def _rehearse_flags():
+    flags.DEFINE_string("topology", "v5e:2x4", "Chip and slice, such as v4:2x2x4 or v5p:8x8x16.")
+    flags.DEFINE_string("mesh", "", "Axes and their cores. Default: batch:CORES.")
+    flags.DEFINE_string("layout", "batch:batch,experts:batch", "Dimensions and their axes.")
+    flags.DEFINE_integer("vocabulary_size", 32128, "Ids of the vocabulary.", lower_bound=1)
+    flags.DEFINE_integer("hidden_dim", 768, "Width of the model.", lower_bound=1)
+    flags.DEFINE_integer("intermediate_dim", 3072, "Hidden width of an expert.", lower_bound=1)
+    flags.DEFINE_integer("num_heads", 12, "Attention heads.", lower_bound=1)
+    flags.DEFINE_integer("num_layers", 12, "Blocks of the encoder, and of the decoder.", 1)
+    flags.DEFINE_integer("num_experts", 8, "Experts of every other block.", lower_bound=1)
+    flags.DEFINE_integer("inputs_length", 512, "Tokens the encoder reads.", lower_bound=1)
+    flags.DEFINE_integer("targets_length", 114, "Tokens the decoder writes.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "Texts in a batch. Default: 8 a core.", lower_bound=1)
+    flags.DEFINE_string("optimizer", "adafactor", "Ours; or the name of one of Keras's.")
+    flags.DEFINE_bool("search", True, "Whether to look for a slice that fits, if this does not.")
+    flags.DEFINE_string("json", "", "File to write, besides the table.")
+
+
+def _rehearse(values):
+    import keras
+
+    from keras_switch import tpu
+    from keras_switch.models import encoder_decoder
+    from keras_switch.training import Adafactor
+
+    names = ("vocabulary_size", "hidden_dim", "intermediate_dim", "num_heads", "num_layers")
+    sizes = {name: values[name].value for name in (*names, "num_experts")}
+    optimizer = values.optimizer
+    mesh = values.mesh or f"batch:{tpu.chips.Topology(values.topology).num_cores}"
+    rehearsal = tpu.rehearse(
+        lambda: encoder_decoder.build(**sizes),
+        values.topology,
+        (mesh, values.layout),
+        optimizer=Adafactor() if optimizer == "adafactor" else keras.optimizers.get(optimizer),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        batch_size=values.batch_size,
+        sequence_length={
+            "encoder_token_ids": values.inputs_length,
+            "decoder_token_ids": values.targets_length,
+        },
+        search=values.search,
+    )
+    print(rehearsal)
+    if values.json:
+        pathlib.Path(values.json).write_text(rehearsal.to_json() + "\n", encoding="utf-8")
+
+
 COMMANDS = {
     "pretrain": Command(
         "train a small Switch Transformer on text, and export it",
         _pretrain_flags,
         _pretrain,
+    ),
+    "rehearse": Command(
+        "compile a Switch Transformer's train step for a TPU slice, without a TPU",
+        _rehearse_flags,
+        _rehearse,
     ),
 }
 
@@ -130,16 +182,22 @@ def _run(name, rest):
     try:
         COMMANDS[name].run(values)
     except KeyboardInterrupt:
-        again = "The same command again"
-        if "restart" in values and values["restart"].value:
-            again += ", but without --restart,"
-        print(f"\nStopped. {again} resumes from the last checkpoint.", flush=True)
+        print(f"\nStopped.{_how_to_resume(values)}", flush=True)
         sys.exit(INTERRUPTED)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         if os.environ.get("KERAS_SWITCH_TRACEBACK"):
             raise
         print(f"keras-switch {name}: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _how_to_resume(values):
+    if "restart" not in values:
+        return ""
+    again = " The same command again"
+    if values["restart"].value:
+        again += ", but without --restart,"
+    return f"{again} resumes from the last checkpoint."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -8,11 +9,13 @@ import tempfile
 import unittest
 import unittest.mock
 
+import keras
 from absl import flags
 
 from keras_switch import cli
 from keras_switch import export
 from keras_switch import tpu
+from keras_switch import training
 from keras_switch.training import pretrain
 
 # What pip makes of the entry point.
@@ -65,6 +68,11 @@ class ProcessTest(unittest.TestCase):
         )
         self.assertFalse(directory.exists())
 
+    def test_a_slice_that_does_not_exist_is_explained(self):
+        output, errors = self.run_command("rehearse", "--topology=v9:2x2", code=1)
+        self.assertEqual(output, "")
+        self.assertIn("keras-switch rehearse: `topology` must name a chip", errors)
+
     def test_another_backend_is_refused_at_the_start(self):
         _, errors = self.run_command(
             "pretrain", f"--output_dir={self.root / 'jax'}", code=1, KERAS_BACKEND="jax"
@@ -88,12 +96,13 @@ class CommandLineTest(unittest.TestCase):
 
     def test_unknown_commands_are_explained(self):
         output = self.run_command("pretrian", code=2)
-        self.assertIn("Unknown command: 'pretrian'. The commands are: pretrain.", output)
+        self.assertIn("Unknown command: 'pretrian'. The commands are: pretrain, rehearse.", output)
 
-    def stop(self, restart):
+    def stop(self, restart=None):
         """What the program says after Ctrl-C."""
         values, output = flags.FlagValues(), io.StringIO()
-        flags.DEFINE_bool("restart", restart, "", flag_values=values)
+        if restart is not None:
+            flags.DEFINE_bool("restart", restart, "", flag_values=values)
         values.mark_as_parsed()
         run = unittest.mock.Mock(side_effect=KeyboardInterrupt)
         with (
@@ -109,6 +118,55 @@ class CommandLineTest(unittest.TestCase):
     def test_ctrl_c_says_how_to_resume(self):
         self.assertIn("The same command again resumes from", self.stop(restart=False))
         self.assertIn("again, but without --restart, resumes from", self.stop(restart=True))
+
+    def test_ctrl_c_of_a_command_that_saves_nothing_just_stops(self):
+        self.assertEqual(self.stop(), "\nStopped.\n")
+
+    def rehearse(self, **changes):
+        """Runs `rehearse` with its flags' defaults; returns what it asked for and printed."""
+        names = flags.FlagValues()
+        with unittest.mock.patch.object(cli.flags, "FLAGS", names):
+            define = [
+                unittest.mock.patch.object(
+                    cli.flags, name, functools.partial(getattr(flags, name), flag_values=names)
+                )
+                for name in ("DEFINE_string", "DEFINE_integer", "DEFINE_bool")
+            ]
+            with contextlib.ExitStack() as stack:
+                for patch in define:
+                    stack.enter_context(patch)
+                cli._rehearse_flags()
+        names.mark_as_parsed()
+        for name, value in changes.items():
+            names[name].value = value
+        answer = unittest.mock.Mock()
+        answer.to_json.return_value = "{}"
+        output = io.StringIO()
+        with (
+            unittest.mock.patch.object(tpu, "rehearse", return_value=answer) as rehearse,
+            contextlib.redirect_stdout(output),
+        ):
+            cli._rehearse(names)
+        self.assertEqual(output.getvalue(), f"{answer}\n")
+        return rehearse.call_args
+
+    def test_rehearse_asks_for_what_the_flags_say(self):
+        call = self.rehearse(topology="v4:2x2x1", num_layers=1, hidden_dim=24, batch_size=16)
+        self.assertEqual(call.args[1:], ("v4:2x2x1", ("batch:8", "batch:batch,experts:batch")))
+        self.assertIsInstance(call.kwargs["optimizer"], training.Adafactor)
+        self.assertTrue(call.kwargs["loss"].from_logits)
+        self.assertEqual(call.kwargs["batch_size"], 16)
+        lengths = {"encoder_token_ids": 512, "decoder_token_ids": 114}
+        self.assertEqual(call.kwargs["sequence_length"], lengths)
+        self.assertEqual(call.args[0]().output.shape, (None, None, 32128))
+
+    def test_rehearse_takes_a_mesh_and_writes_json(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "rehearsal.json"
+            call = self.rehearse(mesh="batch:4,model:2", optimizer="sgd", json=str(path))
+            self.assertEqual(path.read_text(), "{}\n")
+        self.assertEqual(call.args[2][0], "batch:4,model:2")
+        self.assertIsInstance(call.kwargs["optimizer"], keras.optimizers.SGD)
 
     def test_pretrain_asks_for_true_float32_and_exports(self):
         calls = unittest.mock.Mock()

@@ -1,8 +1,19 @@
 """Where tensors live and how they move between cores."""
 
+from keras_switch.tpu.chips import CHIPS
 from keras_switch.tpu.cores import connect
 from keras_switch.tpu.layout import DIMENSIONS
 from keras_switch.tpu.mesh import Mesh
 from keras_switch.tpu.precision import highest_float32
+from keras_switch.tpu.rehearsal import Rehearsal
+from keras_switch.tpu.rehearse import rehearse
 
-__all__ = ["DIMENSIONS", "Mesh", "connect", "highest_float32"]
+__all__ = [
+    "CHIPS",
+    "DIMENSIONS",
+    "Mesh",
+    "Rehearsal",
+    "connect",
+    "highest_float32",
+    "rehearse",
+]

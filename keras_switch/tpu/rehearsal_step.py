@@ -211,13 +211,19 @@ def _matmul_flops(jaxpr):
         own = _own_flops(equation)
         flops += own
         passes += own * _passes(equation) if own else 0
-        inner = [_matmul_flops(x) for x in jax.core.jaxprs_in_params(equation.params)]
+        inner = [_matmul_flops(x) for x in _inner(equation.params)]
         if equation.primitive.name == "cond":
             inner = [max(inner)]
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         flops += times * sum(pair[0] for pair in inner)
         passes += times * sum(pair[1] for pair in inner)
     return flops, passes
+
+
+def _inner(params):
+    """The jaxprs in the parameters of an equation."""
+    values = jax.tree.leaves(list(params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
+    return [getattr(x, "jaxpr", x) for x in values if hasattr(x, "eqns")]
 
 
 def _own_flops(equation):

@@ -1,0 +1,151 @@
+import importlib
+import importlib.util
+import json
+import unittest
+import unittest.mock
+
+import keras
+
+from keras_switch.layers import SwitchDense
+from keras_switch.tpu import Mesh
+from keras_switch.tpu import Rehearsal
+from keras_switch.tpu import rehearse
+
+GIB = 2**30
+FIELDS = {
+    "model": "small: 1,000 parameters, trained by Adam on batches of int32 (16, 512)",
+    "topology": "v5e:2x4",
+    "mesh": "batch:8",
+    "layout": "batch:batch,experts:batch",
+    "program": "The train step of the JAX backend.",
+}
+
+
+def memory(total):
+    parts = {"arguments": 2 * GIB, "temporaries": total - 3 * GIB}
+    rest = {"outputs": GIB // 2, "generated_code": GIB // 2}
+    return {**parts, **rest, "total": total, "available": 15 * GIB}
+
+
+def fitting():
+    return Rehearsal(
+        **FIELDS,
+        memory=memory(7 * GIB),
+        collectives=[
+            {
+                "kind": "all-to-all",
+                "dtype": "bf16",
+                "bytes": 3 * 2**19,
+                "group_size": 8,
+                "count": 4,
+                "seconds": 0.25,
+            }
+        ],
+        flops={"compiled": 2.1e12, "ideal": 2e12, "ratio": 1.05},
+        seconds={"compute": 0.5, "memory": 1.0, "links": 0.25},
+    )
+
+
+class RehearsalTest(unittest.TestCase):
+    def test_a_step_that_fits_is_a_table(self):
+        rehearsal = fitting()
+        self.assertTrue(rehearsal.fits)
+        self.assertEqual(rehearsal.bound, "memory")
+        text = str(rehearsal)
+        for line in (
+            'on v5e:2x4 (8 cores), Mesh("batch:8", "batch:batch,experts:batch")',
+            "arguments         2.00",
+            "generated code    0.50",
+            "total             7.00 of 15.00: fits",
+            "collective  dtype    MiB  cores  times       ms",
+            "all-to-all   bf16  1.500      8      4  250.000",
+            "Bound by memory: 1000.000 ms if all three overlap, 1750.000 ms if none do.",
+            "A core computes 2.100 TFLOP, 1.050 times the 2.000 of the step's matrix products.",
+        ):
+            self.assertIn(line, text.splitlines())
+        self.assertEqual(repr(rehearsal), text)
+
+    def test_a_step_that_does_not_fit_says_what_does(self):
+        proposal = {"topology": "v5e:4x4", "mesh": "batch:16", "layout": "l", "total": 9 * GIB}
+        rehearsal = Rehearsal(**FIELDS, memory=memory(20 * GIB), proposal=proposal)
+        self.assertFalse(rehearsal.fits)
+        self.assertIsNone(rehearsal.bound)
+        self.assertIn("20.00 of 15.00: DOES NOT FIT", str(rehearsal))
+        self.assertIn('fits: v5e:4x4, Mesh("batch:16", "l"), with 9.00 GiB', str(rehearsal))
+        self.assertNotIn("collective", str(rehearsal))
+
+    def test_without_a_proposal_it_says_what_to_try(self):
+        text = str(Rehearsal(**FIELDS, memory=memory(20 * GIB)))
+        self.assertIn("No layout or slice that fits was found: try a smaller batch", text)
+
+    def test_json_holds_everything(self):
+        rehearsal = fitting()
+        values = json.loads(rehearsal.to_json())
+        self.assertEqual(values["collectives"][0]["kind"], "all-to-all")
+        self.assertIs(values["fits"], True)
+        self.assertEqual(values["bound"], "memory")
+        self.assertEqual(Rehearsal.from_dict(values), rehearsal)
+
+
+class ArgumentsTest(unittest.TestCase):
+    """What is said before the compiler starts."""
+
+    def setUp(self):
+        # The module, which the function of the same name hides.
+        module = importlib.import_module("keras_switch.tpu.rehearse")
+        patch = unittest.mock.patch.object(module, "_check_installed")
+        patch.start()
+        self.addCleanup(patch.stop)
+        self.layer = SwitchDense(8, 16)
+
+    def refuse(self, message, *args, **kwargs):
+        with self.assertRaisesRegex(ValueError, message):
+            rehearse(*args, **kwargs)
+
+    def test_bad_arguments_are_explained(self):
+        self.refuse("must name a chip .* Received: topology='v5e'", self.layer, "v5e")
+        self.refuse("A layer needs `input_shape`", self.layer)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        self.refuse("nothing else takes it", model, input_shape=(4,))
+        self.refuse("must be a Keras model, a layer, or a function", 3)
+        self.refuse("must return a Keras model", lambda: 3)
+        self.refuse("its two strings.*Received: mesh='batch:8'", self.layer, mesh="batch:8")
+        self.refuse("`batch_size` must be a positive integer", self.layer, batch_size=0)
+
+    def test_a_function_must_not_compile(self):
+        def build():
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+            model.compile("adam", "mse")
+            return model
+
+        self.refuse("a model that is not compiled: give `optimizer` and `loss`", build)
+
+    def test_the_cores_of_mesh_and_slice_must_be_equal(self):
+        for mesh in (
+            ("batch:4", "batch:batch,experts:batch"),
+            Mesh("batch:4,model:2", "batch:batch,experts:batch,expert_hidden:model"),
+        ):
+            topology = "v5e:2x4" if isinstance(mesh, tuple) else "v5e:2x2"
+            self.refuse(
+                "The mesh has . cores and the slice .: make them equal. Received: Layout",
+                self.layer,
+                topology,
+                mesh,
+                input_shape=(4, 8),
+            )
+
+
+class CompilerTest(unittest.TestCase):
+    def test_a_missing_compiler_is_named_with_the_extra(self):
+        def find(name):
+            return None if name == "libtpu" else True
+
+        with (
+            unittest.mock.patch.object(importlib.util, "find_spec", find),
+            self.assertRaisesRegex(ImportError, "libtpu is not .* 'keras-switch.rehearse.'"),
+        ):
+            rehearse(SwitchDense(8, 16), input_shape=(4, 8))
+
+
+if __name__ == "__main__":
+    unittest.main()
