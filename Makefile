@@ -15,6 +15,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
 	tests/noise_test.py \
+	tests/rehearsal*_test.py \
 	tests/relative_position_bias_test.py \
 	tests/routing_test.py \
 	tests/switch_dense*_test.py \
@@ -25,7 +26,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help venv test lint test-tensorflow test-jax test-oldest pretrain bench prove prove-peers \
-	lock bazel clean
+	prove-rehearse lock bazel clean
 
 help:
 	@echo "make venv      set up $(VENV), pinned by $(LOCK)"
@@ -83,13 +84,18 @@ bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
 
-prove: $(READY) test-oldest prove-peers
-	$(BIN)/python -m pytest prove
+prove: $(READY) test-oldest prove-peers prove-rehearse
+	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py
 	@if command -v bazel >/dev/null; then \
 		$(MAKE) bazel; \
 	else \
 		echo "Bazel is not installed, so BUILD is not checked: see third_party/README.md."; \
 	fi
+
+# With the TPU's compiler, which needs no TPU.
+prove-rehearse: .venv-prove-rehearse/.ready
+	KERAS_BACKEND=tensorflow .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
+	KERAS_BACKEND=jax .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
 	bash prove/run $(RESULTS)/peers.md
