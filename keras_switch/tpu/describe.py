@@ -42,7 +42,7 @@ def table(layout, axes_of, model):
 
 
 def _bytes(dtype):
-    return 1 if dtype == "bool" else keras.ops.zeros((), dtype).dtype.itemsize
+    return keras.ops.convert_to_numpy(keras.ops.zeros((), dtype)).itemsize
 
 
 def _layers(model):
