@@ -1,11 +1,14 @@
 """Runs the notebooks of `colabs/` from their first cell to the last, with small sizes."""
 
+import ast
 import pathlib
+import re
 import tempfile
 import unittest
 
 import nbclient
 import nbformat
+import numpy as np
 
 COLABS = pathlib.Path(__file__).resolve().parents[1] / "colabs"
 
@@ -16,6 +19,10 @@ VOCABULARY_SIZE = 1000
 LENGTH, BATCH_SIZE = 32, 8
 DIM, HIDDEN_DIM, NUM_HEADS, NUM_EXPERTS = 32, 64, 2, 4
 EPOCHS, STEPS = 2, 10
+""",
+    "experts_across_cores": """
+DIM, HIDDEN_DIM, NUM_EXPERTS, LENGTH = 16, 32, 8, 8
+BATCH_SIZE, STEPS, EPOCHS = 16, 4, 2
 """,
 }
 
@@ -49,6 +56,14 @@ class NotebooksTest(unittest.TestCase):
         text, outputs = printed(run(COLABS / "switch_transformer.ipynb"))
         for words in ("parameters", "busiest", "val_loss", "has the power to<extra_id_1>"):
             self.assertIn(words, text)
+        self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
+
+    def test_experts_across_cores_train_like_one_core(self):
+        text, outputs = printed(run(COLABS / "experts_across_cores.ipynb"))
+        for words in ("8 virtual CPU cores.", "8x16x32", "1x16x32", "equal, weight for weight"):
+            self.assertIn(words, text)
+        one, eight = (re.search(rf"{name} (\[.*\])", text)[1] for name in ("one core", "8 cores"))
+        np.testing.assert_allclose(ast.literal_eval(one), ast.literal_eval(eight), rtol=1e-2)
         self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
 
 
