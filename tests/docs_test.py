@@ -16,11 +16,13 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def public_objects():
-    """Yields the name and the value of all that the parts of the package export."""
+    """Yields the name and the value of the classes and functions that the parts export."""
     for part in PARTS:
         module = importlib.import_module(f"keras_switch.{part}")
         for name in module.__all__:
-            yield f"keras_switch.{part}.{name}", getattr(module, name)
+            value = getattr(module, name)
+            if callable(value):
+                yield f"keras_switch.{part}.{name}", value
 
 
 def names_of(value):
