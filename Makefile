@@ -83,6 +83,7 @@ bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/import_time.py --output $(RESULTS)/import_time.md
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
+	$(BIN)/python benchmarks/mesh.py --output $(RESULTS)/mesh.md
 
 prove: $(READY) test-oldest prove-peers prove-rehearse
 	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py
