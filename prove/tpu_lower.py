@@ -1,0 +1,146 @@
+"""Lowers split models with the TPU build of TensorFlow, and computes them whole on the CPU.
+
+    python prove/tpu_lower.py FOLDER
+
+For each case of `tpu_cases.py` it writes a TPU program of eight replicas, the arguments of each
+replica and what each replica must return, all computed by the same model on one core. A program
+is a pure function of weights and inputs: forward, loss, backward and the sums of the gradients.
+"""
+
+import json
+import pathlib
+import sys
+
+import tpu_stand_in  # isort: skip, sets Keras's backend
+import keras
+import numpy as np
+import tensorflow as tf
+import tpu_cases
+from tensorflow.python.distribute import tpu_strategy
+
+import keras_switch
+from keras_switch.layers import SwitchDense
+from keras_switch.tpu.replica_optimizer import Sums
+from keras_switch.tpu.split_variable import SplitVariable
+
+
+def losses_and_gradients(model, weights, state, inputs, mask, targets):
+    """The loss of the rows given and its gradients, as a pure function."""
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, *weights])
+        outputs, _, losses = model.stateless_call(
+            weights, state, (inputs, mask), training=True, return_losses=True
+        )
+        error = tf.cast(outputs, tf.float32) - targets
+        loss = tf.reduce_mean(tf.square(error)) + tf.add_n(losses)
+    return loss, tape.gradient(loss, [inputs, *weights])
+
+
+def replica_step(mesh, strategy, model, structure):
+    """What one core computes of flat arguments; the first of them is its number."""
+    sums = Sums(mesh.layout)
+
+    @tf.function(jit_compile=True)
+    def step(*flat):
+        core, weights, state, inputs, mask, targets = tf.nest.pack_sequence_as(structure, flat)
+        with tpu_strategy._TPUReplicaContext(strategy, core[0]):
+            args = (model, weights, state, inputs, mask, targets)
+            loss, (d_inputs, *gradients) = losses_and_gradients(*args)
+            gradients = sums.gradients(gradients, model.trainable_variables)
+            cores = mesh.layout.num_cores
+            return [sums.all(loss) / cores, d_inputs, *[g / cores for g in gradients]]
+
+    return step
+
+
+def per_core(variable, whole):
+    """Each core's part of what has the shape of a variable."""
+    if isinstance(variable, SplitVariable):
+        return np.stack([whole[place] for place in variable.split.slices(whole.shape)])
+    return np.stack([whole] * tpu_cases.CORES)
+
+
+def rows(whole):
+    """Each core's rows of a batch."""
+    return whole.reshape(tpu_cases.CORES, -1, *whole.shape[1:])
+
+
+def arguments(model, batch):
+    """All arguments of a step, each with a leading axis of cores."""
+    split = [
+        [per_core(v, v.numpy()) for v in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    cores = np.arange(tpu_cases.CORES, dtype="int32")[:, None]
+    return [cores, *split, *map(rows, batch)]
+
+
+def expected(whole_model, model, batch):
+    """What each core must return, from one core's model with the same weights."""
+    variables = whole_model.trainable_variables, whole_model.non_trainable_variables
+    values = [[tf.convert_to_tensor(v) for v in group] for group in variables]
+    batch = [tf.constant(x) for x in batch]
+    loss, (d_inputs, *gradients) = losses_and_gradients(whole_model, *values, *batch)
+    results = {"loss": np.stack([loss.numpy()] * tpu_cases.CORES)}
+    # A core's loss is the mean of its own rows.
+    results["inputs"] = rows(d_inputs.numpy()) * tpu_cases.CORES
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        results[variable.path] = per_core(variable, tf.convert_to_tensor(gradient).numpy())
+    return results
+
+
+def facts(mesh, model, case):
+    """What `tpu_execute.py` needs to know of a model, in plain JSON."""
+    layers = [x for x in model._flatten_layers() if isinstance(x, SwitchDense)]
+    tokens = case.tokens[0] * case.tokens[1] // tpu_cases.CORES
+    return {
+        "layers": [
+            {
+                "experts": layer.num_experts,
+                "dim": layer.kernel_in.shape[1],
+                "width": layer.intermediate_dim,
+                "capacity": int(tokens * layer.capacity_factor / layer.num_experts),
+                "dtype": layer.compute_dtype,
+            }
+            for layer in layers
+        ],
+        "tokens": tokens,
+        "mesh": mesh.layout.strings,
+        "runs": case.runs,
+        "split": [
+            [v.path, list(v.shape), [axis or "" for axis in v.split.axes]]
+            for v in model.trainable_variables
+            if isinstance(v, SplitVariable)
+        ],
+        "weights": [v.path for v in model.trainable_variables],
+    }
+
+
+def lower(case, strategy, folder):
+    mesh = keras_switch.tpu.Mesh(*case.mesh, devices=strategy)
+    with mesh.scope():
+        model = case.build(case.dtype)
+    args = arguments(model, tpu_cases.data(case))
+    flat = tf.nest.flatten(args)
+    specs = [tf.TensorSpec(x.shape[1:], x.dtype) for x in flat]
+    step = replica_step(mesh, strategy, model, args)
+    program = step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized", platform_name="TPU")
+    folder.mkdir(parents=True)
+    (folder / "program.hlo").write_bytes(program)
+    (folder / "facts.json").write_text(json.dumps(facts(mesh, model, case)))
+    if case.runs:
+        np.savez(folder / "arguments.npz", **{str(i): x for i, x in enumerate(flat)})
+        whole = expected(mesh.whole(model), model, tpu_cases.data(case))
+        np.savez(folder / "expected.npz", **whole)
+    print(f"{folder.name}: {len(program):,} bytes of TPU program")
+
+
+def main(folder):
+    keras_switch.tpu.highest_float32()
+    strategy = tpu_stand_in.strategy(tpu_cases.CORES)
+    for name, case in tpu_cases.CASES.items():
+        lower(case, strategy, pathlib.Path(folder) / name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
