@@ -180,8 +180,9 @@ class ReadmeTest(unittest.TestCase):
     def test_code_runs(self):
         blocks = readme_code()
         self.assertTrue(blocks, "README.md has no Python block")
-        with tempfile.TemporaryDirectory() as folder:
-            run_python("\n".join(blocks), cwd=folder, MPLBACKEND="Agg")
+        for block in blocks:
+            with self.subTest(block), tempfile.TemporaryDirectory() as folder:
+                run_python(block, cwd=folder, MPLBACKEND="Agg")
 
 
 class BuildTest(unittest.TestCase):
