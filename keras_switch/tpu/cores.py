@@ -1,5 +1,6 @@
 """The cores of this machine, or of the TPU that it reaches."""
 
+import contextlib
 import glob
 import os
 import typing
@@ -122,11 +123,9 @@ def _find_jax(cores, tpu):
             "JAX uses the TPU of its own machine: leave `tpu` out, and for several machines call "
             f"keras.distribution.initialize first. Received: tpu={tpu!r}"
         )
-    if not jax.distributed.is_initialized() or jax.config.jax_num_cpu_devices < 0:
-        try:
-            jax.config.update("jax_num_cpu_devices", cores)
-        except RuntimeError:
-            pass  # JAX has its devices: they are counted below.
+    # Where JAX has its devices already, they are counted below.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
     devices = jax.devices()
     kind = devices[0].platform.upper()
     if kind != "CPU":
