@@ -79,6 +79,21 @@ def compile_step(step):
     )
 
 
+def text(executable):
+    """Returns a compiled program as text.
+
+    Raises:
+        RuntimeError: If JAX cannot read what this libtpu writes.
+    """
+    try:
+        return executable.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            f"JAX {jax.__version__} cannot read this libtpu's programs. Install the one that "
+            f"belongs to it: pip install 'jax[tpu]=={jax.__version__}'"
+        ) from error
+
+
 def _memory(arguments, temporaries, outputs, generated_code):
     return {
         "arguments": arguments,

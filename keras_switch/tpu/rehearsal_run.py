@@ -76,7 +76,7 @@ def _describe(step):
 def _collectives(executable, topology, coordinates):
     """Rows of the collectives: equal ones over groups of one size are one row."""
     rows = collections.defaultdict(lambda: [0, 0.0])
-    for x in hlo.collectives(executable.as_text(), topology.num_cores):
+    for x in hlo.collectives(compiler.text(executable), topology.num_cores):
         slowest = max(
             topology.seconds(x.kind, x.bytes, [coordinates[core] for core in group])
             for group in x.groups

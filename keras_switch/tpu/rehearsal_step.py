@@ -166,7 +166,8 @@ def _data(model, program, distribution):
         shape = (program.batch_size, *(length if size is None else size for size in x.shape[1:]))
         return _data_shape(shape, x.dtype, distribution)
 
-    x = keras.tree.map_structure(inputs, model.input)
+    sequential = isinstance(model, keras.Sequential)
+    x = keras.tree.map_structure(inputs, model.inputs[0] if sequential else model.input)
     symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), x)
     outputs = model.compute_output_spec(symbols)
     losses = model.loss
