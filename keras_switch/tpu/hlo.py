@@ -63,8 +63,8 @@ def collectives(text, num_cores):
     Returns:
         List of `Collective`, the largest first.
     """
-    computations = _computations(text)
-    runs = _runs(computations)
+    computations = split_computations(text)
+    runs = count_runs(computations)
     found, seen = collections.Counter(), set()
     for name, lines in computations.items():
         for line in lines:
@@ -155,7 +155,7 @@ def _tuples(groups):
     return tuple(tuple(group) for group in groups.tolist())
 
 
-def _computations(text):
+def split_computations(text):
     """The lines of each computation, by name; the entry's under `None`."""
     result, lines = {}, None
     for line in text.splitlines():
@@ -167,7 +167,7 @@ def _computations(text):
     return result
 
 
-def _runs(computations):
+def count_runs(computations):
     """How often each computation runs in one run of the entry."""
     callers = collections.defaultdict(list)
     for name, lines in computations.items():
@@ -196,7 +196,7 @@ def _collective(computation, line, match, num_cores):
         tensors = tensors[len(tensors) // 2 :]
     elif match[3] and kind == "collective-permute":
         tensors = tensors[1:2]
-    num_bytes = int(sum(_num_bytes(*tensor) for tensor in tensors))
+    num_bytes = int(sum(tensor_bytes(*tensor) for tensor in tensors))
     if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=(\{.*?\}\})", line)[1]
         groups = replica_groups(pairs, num_cores)
@@ -210,6 +210,6 @@ def _collective(computation, line, match, num_cores):
     return kind, dtype, num_bytes, groups
 
 
-def _num_bytes(dtype, shape):
+def tensor_bytes(dtype, shape):
     size = _BYTES.get(dtype) or int(re.search(r"\d+", dtype)[0]) / 8
     return size * math.prod(int(i) for i in shape.split(",") if i)

@@ -12,6 +12,7 @@ import sys
 
 from keras_switch.tpu import compiler
 from keras_switch.tpu import hlo
+from keras_switch.tpu import hlo_traffic
 from keras_switch.tpu import rehearsal_search
 from keras_switch.tpu import rehearsal_step
 from keras_switch.tpu.chips import Topology
@@ -55,8 +56,15 @@ def run(request):
     }
     if outcome.executable is not None:
         coordinates = [device.coords for device in devices]
-        result["collectives"] = _collectives(outcome.executable, topology, coordinates)
-        result.update(_roofline(outcome.executable, program, topology, result["collectives"]))
+        text = compiler.text(outcome.executable)
+        result["collectives"] = _collectives(text, topology, coordinates)
+        compiled = outcome.executable.cost_analysis()["flops"]
+        result["flops"], products = _flops(compiled, program, topology)
+        result["seconds"] = {
+            "compute": products / topology.flops,
+            "memory": hlo_traffic.traffic(text) / topology.bandwidth,
+            "links": sum(row["seconds"] for row in result["collectives"]),
+        }
     if request["search"] and outcome.memory["total"] > topology.hbm:
         result["proposal"] = rehearsal_search.nearest(program, topology, layout)
     return result
@@ -73,10 +81,10 @@ def _describe(step):
     )
 
 
-def _collectives(executable, topology, coordinates):
+def _collectives(text, topology, coordinates):
     """Rows of the collectives: equal ones over groups of one size are one row."""
     rows = collections.defaultdict(lambda: [0, 0.0])
-    for x in hlo.collectives(compiler.text(executable), topology.num_cores):
+    for x in hlo.collectives(text, topology.num_cores):
         slowest = max(
             topology.seconds(x.kind, x.bytes, [coordinates[core] for core in group])
             for group in x.groups
@@ -97,20 +105,12 @@ def _collectives(executable, topology, coordinates):
     ]
 
 
-def _roofline(executable, program, topology, collectives):
-    costs = executable.cost_analysis()
+def _flops(compiled, program, topology):
+    """Operations of a core; and with the further passes of float32 products, which none counts."""
     step = rehearsal_step.on_one_core(program, topology.num_cores)
     ideal, passes = (flops / topology.num_cores for flops in step.matmul_flops())
-    compiled = costs["flops"]
-    return {
-        "flops": {"compiled": compiled, "ideal": ideal, "ratio": compiled / ideal},
-        "seconds": {
-            # The further passes of float32 products are in no count of operations.
-            "compute": (compiled + passes - ideal) / topology.flops,
-            "memory": costs["bytes accessed"] / topology.bandwidth,
-            "links": sum(row["seconds"] for row in collectives),
-        },
-    }
+    flops = {"compiled": compiled, "ideal": ideal, "ratio": compiled / ideal}
+    return flops, compiled + passes - ideal
 
 
 def main(path):

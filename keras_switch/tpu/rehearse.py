@@ -36,9 +36,9 @@ def rehearse(
     minutes.
 
     The times come from the figures in `keras_switch.tpu.CHIPS`: the compiled operations at the
-    peak of bfloat16 (products of float32 tensors take six passes), every byte that an
-    instruction reads or writes at the peak of the memory, and what every collective sends over
-    the links of the torus. No latency is in them.
+    peak of bfloat16 (products of float32 tensors take six passes), what the instructions read
+    from the memory and write to it at its peak, and what every collective sends over the links
+    of the torus. No latency is in them.
 
     If the step does not fit into the memory of a core, the nearest layout or slice that holds it
     is looked for: other layouts of the same slice first, which split every weight over 2, 4, 8
