@@ -12,7 +12,6 @@ import pathlib
 import sys
 
 import tpu_stand_in  # isort: skip, sets Keras's backend
-import keras
 import numpy as np
 import tensorflow as tf
 import tpu_cases
@@ -20,6 +19,7 @@ from tensorflow.python.distribute import tpu_strategy
 
 import keras_switch
 from keras_switch.layers import SwitchDense
+from keras_switch.layers import routing
 from keras_switch.tpu.replica_optimizer import Sums
 from keras_switch.tpu.split_variable import SplitVariable
 
@@ -90,30 +90,35 @@ def expected(whole_model, model, batch):
 
 
 def facts(mesh, model, case):
-    """What `tpu_execute.py` needs to know of a model, in plain JSON."""
+    """What `tpu_theory.py` needs to know of a model, in plain JSON."""
     layers = [x for x in model._flatten_layers() if isinstance(x, SwitchDense)]
     tokens = case.tokens[0] * case.tokens[1] // tpu_cases.CORES
     return {
+        "mesh": mesh.layout.strings,
+        "runs": case.runs,
+        "tokens": tokens,
+        "dtype": model.layers[-1].compute_dtype,
         "layers": [
             {
                 "experts": layer.num_experts,
                 "dim": layer.kernel_in.shape[1],
                 "width": layer.intermediate_dim,
-                "capacity": int(tokens * layer.capacity_factor / layer.num_experts),
+                "capacity": routing.expert_capacity(
+                    tokens, layer.capacity_factor, layer.num_experts, layer.min_capacity
+                ),
                 "dtype": layer.compute_dtype,
             }
             for layer in layers
         ],
-        "tokens": tokens,
-        "mesh": mesh.layout.strings,
-        "runs": case.runs,
-        "split": [
-            [v.path, list(v.shape), [axis or "" for axis in v.split.axes]]
-            for v in model.trainable_variables
-            if isinstance(v, SplitVariable)
-        ],
-        "weights": [v.path for v in model.trainable_variables],
+        # Path, whole shape, and the mesh axis that splits each axis.
+        "weights": [[v.path, list(v.shape), axes_of(v)] for v in model.trainable_variables],
     }
+
+
+def axes_of(variable):
+    if isinstance(variable, SplitVariable):
+        return list(variable.split.axes)
+    return [None] * len(variable.shape)
 
 
 def lower(case, strategy, folder):

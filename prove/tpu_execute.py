@@ -1,0 +1,159 @@
+"""Runs and compiles the TPU programs that `tpu_lower.py` made.
+
+    python prove/tpu_execute.py FOLDER
+
+Each program runs on eight replicas by XLA's CPU client, and must give what one core gave. Then
+libtpu compiles it for slices of eight cores, and what it exchanges, holds and computes must be
+what theory says.
+"""
+
+import json
+import os
+import pathlib
+import re
+import sys
+
+CORES = 8
+os.environ["JAX_ENABLE_X64"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={CORES}"
+
+import jax
+import numpy as np
+from jax._src.interpreters import mlir
+from jax._src.lib import xla_client
+from jax._src.lib.mlir import ir
+from tpu_theory import Theory
+from tpu_theory import check
+
+from keras_switch.tpu import compiler
+from keras_switch.tpu import hlo
+from keras_switch.tpu.chips import Topology
+
+SLICES = ("v5e:2x4", "v4:2x2x1")  # A v4 chip has two cores.
+# Of the L2 norm of a tensor. A bfloat16 has 8 bits: a rounding moves it by up to 2 ** -9, and the
+# two programs round some ten times in a row, not at the same places. A wrong exchange or sum would
+# move it by about 1.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-4}
+
+
+def options():
+    result = xla_client.CompileOptions()
+    for target in (result, result.executable_build_options):
+        target.num_replicas, target.num_partitions = CORES, 1
+    result.device_assignment = xla_client.DeviceAssignment.create(np.arange(CORES)[:, None])
+    return result
+
+
+def read_program(path):
+    computation = xla_client.XlaComputation(path.read_bytes())
+    return xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
+
+
+def run(program, arguments):
+    """What each core returns: a list of arrays with a leading axis of cores."""
+    devices = jax.devices()
+    executable = devices[0].client.compile_and_load(
+        program, xla_client.DeviceList(tuple(devices)), options()
+    )
+    mesh = jax.sharding.Mesh(np.array(devices), ("core",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("core"))
+
+    def place(x):
+        parts = [jax.device_put(part, device) for part, device in zip(x, devices)]
+        shape = (CORES * x.shape[1], *x.shape[2:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    results = executable.execute_sharded([place(x) for x in arguments])
+    results = results.disassemble_into_single_device_arrays()
+    return [np.stack([np.asarray(part) for part in parts]) for parts in results]
+
+
+def compare(folder, facts):
+    """Checks every tensor that a program returns against one core's."""
+    arguments = np.load(folder / "arguments.npz")
+    arguments = [arguments[str(i)] for i in range(len(arguments))]
+    expected = dict(np.load(folder / "expected.npz"))
+    results = run(read_program(folder / "program.hlo"), arguments)
+    check("names of results", len(results), len(expected))
+    errors = {
+        name: float(np.linalg.norm(ours - whole) / np.linalg.norm(whole))
+        for (name, whole), ours in zip(expected.items(), results)
+    }
+    worst = max(errors, key=errors.get)
+    tolerance = TOLERANCE[facts["dtype"]]
+    print(
+        f"  8 replicas: loss differs by {errors['loss']:.1e}, of {len(errors) - 1} gradients "
+        f"{worst} most, by {errors[worst]:.1e} of its norm (at most {tolerance:.1e})"
+    )
+    if not errors[worst] <= tolerance:
+        sys.exit(f"{folder.name}: {worst} differs by {errors[worst]:.1e}.")
+
+
+def compile_for(name, program):
+    devices = compiler.devices(Topology(name))
+    check("cores of the slice", len(devices), CORES)
+    with mlir.make_ir_context():
+        return devices[0].client.compile(
+            ir.Module.parse(program), xla_client.DeviceList(tuple(devices)), options()
+        )
+
+
+def inspect(executable, theory):
+    """Checks a compiled program against theory, and says what was seen."""
+    text = executable.hlo_modules()[0].to_string()
+    seen = hlo.collectives(text, CORES)
+    exchanges = {(x.dtype, x.bytes, x.groups): x.count for x in seen if x.kind == "all-to-all"}
+    check("all-to-alls", exchanges, theory.exchanges())
+    sums = {}
+    for x in seen:
+        if x.kind == "all-reduce":
+            sums[x.dtype, x.groups] = sums.get((x.dtype, x.groups), 0) + x.bytes * x.count
+    check("bytes summed", sums, theory.sums())
+    check("kinds of collectives", {x.kind for x in seen}, {"all-to-all", "all-reduce"})
+    check("shapes of split weights", theory.held(parameters(text)), theory.slices())
+    check("float32 products", *theory.router_products(convolutions(text)))
+    flops = executable.cost_analysis()["flops"] / theory.flops()
+    for (dtype, num_bytes, groups), count in sorted(exchanges.items()):
+        cores = f"{len(groups)} x {len(groups[0])} cores"
+        print(f"    {count} all-to-alls of {num_bytes:,} bytes of {dtype} over {cores}")
+    for (dtype, groups), num_bytes in sorted(sums.items()):
+        cores = f"{len(groups)} x {len(groups[0])} cores"
+        print(f"    all-reduce of {num_bytes:,} bytes of {dtype} over {cores}")
+    return flops
+
+
+def parameters(text):
+    """Shapes of the program's arguments."""
+    layout = re.search(r"entry_computation_layout=\{\((.*?)\)->", text)[1]
+    shapes = re.findall(r"\w+\[([\d,]*)\]", layout)
+    return [[int(size) for size in shape.split(",") if size] for shape in shapes]
+
+
+def convolutions(text):
+    """(dtype, sorted shape, precision) of each product of matrices."""
+    pattern = r"= (\w+)\[([\d,]+)\]\S* (?:convolution|dot)\((.*)"
+    for dtype, shape, rest in re.findall(pattern, text):
+        precision = re.search(r"operand_precision=\{(.*?)\}", rest)
+        yield dtype, sorted(map(int, shape.split(","))), precision and precision[1]
+
+
+def main(folder):
+    for case in sorted(pathlib.Path(folder).iterdir()):
+        facts = json.loads((case / "facts.json").read_text())
+        theory = Theory(facts)
+        print(f"{case.name}: Mesh{tuple(facts['mesh'])}")
+        if facts["runs"]:
+            compare(case, facts)
+        for name in SLICES:
+            print(f"  compiled for {name}:")
+            flops = inspect(compile_for(name, read_program(case / "program.hlo")), theory)
+            if not facts["runs"]:
+                print(f"    FLOPs over the ideal {flops:.4f} (at most 1.05)")
+                if not flops <= 1.05:
+                    sys.exit(f"{case.name}: FLOPs are {flops:.4f} times the ideal.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
