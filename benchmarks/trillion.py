@@ -42,9 +42,9 @@ MODELS = {
             "num_heads": 32,
             "intermediate_dim": 6144,
             "key_value_dim": 64,
-            "switch": {"exploration": "argmax", "capacity_factor": 1.0, "min_capacity": 2},
         },
         "num_experts": 2048,
+        "switch": {"exploration": "argmax", "capacity_factor": 1.0, "min_capacity": 2},
         "rehearsal": {
             "topology": "v5p:8x8x8",
             "mesh": ("batch:512", "batch:batch,experts:batch"),
@@ -61,9 +61,9 @@ MODELS = {
             "key_value_dim": 64,
             "activation": "gelu",
             "gated": True,
-            "switch": {"exploration": "argmax", "min_capacity": 2},
         },
         "num_experts": 128,
+        "switch": {"exploration": "argmax", "min_capacity": 2},
         "rehearsal": {
             "topology": "v5p:8x8x8",
             "mesh": (
@@ -106,6 +106,7 @@ def _stack(side, config, x, mask, **kwargs):
         sparse = number % config["sparse_every"] == config["sparse_every"] - 1
         block = SwitchTransformerBlock(
             num_experts=config["num_experts"] if sparse else None,
+            switch=config["switch"] if sparse else None,
             causal=decoder,
             cross_attention=decoder,
             relative_attention=False,
