@@ -9,7 +9,8 @@ from keras_switch.tpu.replica_optimizer import ReplicaOptimizer
 from keras_switch.tpu.replica_optimizer import Sums
 from keras_switch.tpu.replica_optimizer import split_axes
 
-# A step of these looks at each element of a weight alone.
+# A step of these looks at each element of a weight alone. So does ScheduleFreeAdamW's, but on
+# TensorFlow Keras reads its old momentum after replacing it: one core has nothing to be equal to.
 ELEMENTWISE = (
     keras.optimizers.SGD,
     keras.optimizers.RMSprop,
@@ -21,7 +22,6 @@ ELEMENTWISE = (
     keras.optimizers.Ftrl,
     keras.optimizers.Nadam,
     keras.optimizers.Lion,
-    keras.optimizers.ScheduleFreeAdamW,
 )
 
 
