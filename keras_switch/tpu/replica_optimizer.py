@@ -140,7 +140,7 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
         else:
             self._accumulate(grads, trainable_variables, steps)
         if self.use_ema:
-            self._average()
+            self._average_weights()
 
     def _accumulate(self, grads, variables, steps):
         is_last = (self._iterations + 1) % steps == 0
@@ -172,7 +172,7 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
         scale = self.global_clipnorm / tf.maximum(norm, self.global_clipnorm) + (norm - norm)
         return [g * scale for g in grads]
 
-    def _average(self):
+    def _average_weights(self):
         self._update_model_variables_moving_average(self._trainable_variables)
         if self.ema_overwrite_frequency:
             overwrites = (self.iterations + 1) % self.ema_overwrite_frequency == 0
