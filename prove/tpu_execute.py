@@ -13,11 +13,10 @@ import pathlib
 import re
 import sys
 
-CORES = 8
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={CORES}"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
@@ -31,7 +30,9 @@ from keras_switch.tpu import compiler
 from keras_switch.tpu import hlo
 from keras_switch.tpu.chips import Topology
 
+CORES = 8
 SLICES = ("v5e:2x4", "v4:2x2x1")  # A v4 chip has two cores.
+DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 # Of the L2 norm of a tensor. A bfloat16 has 8 bits: a rounding moves it by up to 2 ** -9, and the
 # two programs round some ten times in a row, not at the same places. A wrong exchange or sum would
 # move it by about 1.
@@ -104,13 +105,16 @@ def inspect(executable, theory):
     """Checks a compiled program against theory, and says what was seen."""
     text = executable.hlo_modules()[0].to_string()
     seen = hlo.collectives(text, CORES)
-    exchanges = {(x.dtype, x.bytes, x.groups): x.count for x in seen if x.kind == "all-to-all"}
+    exchanges = {
+        (DTYPES[x.dtype], x.bytes, x.groups): x.count for x in seen if x.kind == "all-to-all"
+    }
     check("all-to-alls", exchanges, theory.exchanges())
     sums = {}
     for x in seen:
         if x.kind == "all-reduce":
-            sums[x.dtype, x.groups] = sums.get((x.dtype, x.groups), 0) + x.bytes * x.count
-    check("bytes summed", sums, theory.sums())
+            key = DTYPES[x.dtype], x.groups
+            sums[key] = sums.get(key, 0) + x.bytes * x.count
+    check("bytes summed", sums, theory.bytes_summed())
     check("kinds of collectives", {x.kind for x in seen}, {"all-to-all", "all-reduce"})
     check("shapes of split weights", theory.held(parameters(text)), theory.slices())
     check("float32 products", *theory.router_products(convolutions(text)))

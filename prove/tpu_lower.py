@@ -15,11 +15,10 @@ import tpu_stand_in  # isort: skip, sets Keras's backend
 import numpy as np
 import tensorflow as tf
 import tpu_cases
+import tpu_facts
 from tensorflow.python.distribute import tpu_strategy
 
 import keras_switch
-from keras_switch.layers import SwitchDense
-from keras_switch.layers import routing
 from keras_switch.tpu.replica_optimizer import Sums
 from keras_switch.tpu.split_variable import SplitVariable
 
@@ -89,38 +88,6 @@ def expected(whole_model, model, batch):
     return results
 
 
-def facts(mesh, model, case):
-    """What `tpu_theory.py` needs to know of a model, in plain JSON."""
-    layers = [x for x in model._flatten_layers() if isinstance(x, SwitchDense)]
-    tokens = case.tokens[0] * case.tokens[1] // tpu_cases.CORES
-    return {
-        "mesh": mesh.layout.strings,
-        "runs": case.runs,
-        "tokens": tokens,
-        "dtype": model.layers[-1].compute_dtype,
-        "layers": [
-            {
-                "experts": layer.num_experts,
-                "dim": layer.kernel_in.shape[1],
-                "width": layer.intermediate_dim,
-                "capacity": routing.expert_capacity(
-                    tokens, layer.capacity_factor, layer.num_experts, layer.min_capacity
-                ),
-                "dtype": layer.compute_dtype,
-            }
-            for layer in layers
-        ],
-        # Path, whole shape, and the mesh axis that splits each axis.
-        "weights": [[v.path, list(v.shape), axes_of(v)] for v in model.trainable_variables],
-    }
-
-
-def axes_of(variable):
-    if isinstance(variable, SplitVariable):
-        return list(variable.split.axes)
-    return [None] * len(variable.shape)
-
-
 def lower(case, strategy, folder):
     mesh = keras_switch.tpu.Mesh(*case.mesh, devices=strategy)
     with mesh.scope():
@@ -132,7 +99,7 @@ def lower(case, strategy, folder):
     program = step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized", platform_name="TPU")
     folder.mkdir(parents=True)
     (folder / "program.hlo").write_bytes(program)
-    (folder / "facts.json").write_text(json.dumps(facts(mesh, model, case)))
+    (folder / "facts.json").write_text(json.dumps(tpu_facts.facts(mesh, model, case)))
     if case.runs:
         np.savez(folder / "arguments.npz", **{str(i): x for i, x in enumerate(flat)})
         whole = expected(mesh.whole(model), model, tpu_cases.data(case))

@@ -1,12 +1,12 @@
 """What theory says that a split model holds, exchanges and computes in a step."""
 
+import collections
 import math
 import sys
 
 from keras_switch.tpu.layout import Layout
 
 _BYTES = {"bfloat16": 2, "float32": 4}
-_SHORT = {"bfloat16": "bf16", "float32": "f32"}
 
 
 def check(what, seen, expected):
@@ -32,39 +32,72 @@ class Theory:
 
     def exchanges(self):
         """All-to-alls: how many of each (dtype, bytes a core, groups)."""
-        counts = {}
+        counts = collections.Counter()
 
         def add(dtype, num_bytes, dimension, count):
             axis = self._layout.axis(dimension)
             if axis is not None:
-                key = _SHORT[dtype], num_bytes, self._groups([axis])
-                counts[key] = counts.get(key, 0) + count
+                counts[dtype, num_bytes, self._groups([axis])] += count
 
         width = self._layout.size("expert_hidden")
         for layer in self._facts["layers"]:
             dtype = layer["dtype"]
-            slots = layer["experts"] * layer["capacity"]
-            num_bytes = slots * layer["dim"] * _BYTES[dtype]
+            num_bytes = layer["experts"] * layer["capacity"] * layer["dim"] * _BYTES[dtype]
             # There and back, forward and backward.
             add(dtype, num_bytes, "experts", 4)
             # Gathered and summed over the cores that share a width, forward and backward.
             add(dtype, num_bytes * width, "expert_hidden", 4)
         return counts
 
-    def sums(self):
-        """All-reduces: the bytes of each (dtype, groups)."""
-        totals = {}
+    def gradient_sums(self):
+        """Sums of gradients: how many of each (dtype, shape, groups)."""
+        counts = collections.Counter()
         for _, shape, axes in self._facts["weights"]:
-            others = [axis for axis in self._layout.axes if axis not in axes]
+            others = set(self._layout.axes) - set(axes)
             if others:
-                key = "f32", self._groups(others)
-                totals[key] = totals.get(key, 0) + 4 * math.prod(self._slice(shape, axes))
-        loss = "f32", self._groups(self._layout.axes)
-        totals[loss] += 4
+                counts["float32", self._slice(shape, axes), self._groups(others)] += 1
+        return counts
+
+    def optimizer_sums(self, optimizer):
+        """Sums that complete norms and means over what is split, likewise.
+
+        Args:
+            optimizer: The name of one of `tpu_trace.py`'s.
+        """
+        counts = collections.Counter()
+
+        def add(shape, axes, times=1):
+            axes = {axis for axis in axes if axis}
+            if axes:
+                counts["float32", tuple(shape), self._groups(axes)] += times
+
+        for _, shape, axes in self._facts["weights"]:
+            if optimizer == "adafactor" and any(axes):
+                # The root mean squares of the weight and of the update, of each expert.
+                experts, rows, columns = self._slice(shape, axes)
+                add((experts, 1, 1), axes[1:], times=2)
+                # The means of squared gradients over columns, over rows, and of the former.
+                add((experts, rows, 1), axes[2:])
+                add((experts, 1, columns), axes[1:2])
+                add((experts, 1, 1), axes[1:2])
+            if optimizer in ("adam", "adafactor", "lamb"):  # clipped
+                add((), axes)
+            if optimizer == "lamb":  # the norms of the weight and of its update
+                add((), axes, times=2)
+        if optimizer == "scaled":  # on how many cores every gradient is finite
+            add((), self._layout.axes)
+        return counts
+
+    def bytes_summed(self):
+        """All-reduces of a step without an optimizer: the bytes of each (dtype, groups)."""
+        totals = collections.Counter()
+        totals["float32", self._groups(self._layout.axes)] = 4  # the loss
+        for (dtype, shape, groups), count in self.gradient_sums().items():
+            totals[dtype, groups] += count * math.prod(shape) * _BYTES[dtype]
         return totals
 
     def _slice(self, shape, axes):
-        return [size // self._layout.axes.get(axis, 1) for size, axis in zip(shape, axes)]
+        return tuple(size // self._layout.axes.get(axis, 1) for size, axis in zip(shape, axes))
 
     def slices(self):
         """Shapes of the slices of the split weights."""
@@ -74,7 +107,7 @@ class Theory:
         """The shapes, among those of all arguments, at the places of split weights."""
         # The first argument is the core's number.
         places = [i for i, (_, _, axes) in enumerate(self._facts["weights"], 1) if any(axes)]
-        return [shapes[place] for place in places]
+        return [tuple(shapes[place]) for place in places]
 
     def router_products(self, products):
         """Products of the routers' three shapes with their precision, seen and expected.
