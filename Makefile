@@ -26,7 +26,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help venv test lint test-tensorflow test-jax test-oldest pretrain bench prove prove-peers \
-	prove-rehearse lock bazel clean
+	prove-rehearse trillion lock bazel clean
 
 help:
 	@echo "make venv      set up $(VENV), pinned by $(LOCK)"
@@ -34,6 +34,7 @@ help:
 	@echo "make pretrain  train a small Switch Transformer on real text and export it"
 	@echo "make bench     measure the layer against its peers"
 	@echo "make prove     slower proofs, each in an environment of its own"
+	@echo "make trillion  compile a step of the paper's largest models for TPU slices"
 	@echo "make bazel     check BUILD with a real Bazel"
 	@echo "make lock      resolve $(LOCK) anew"
 	@echo "make clean     remove everything that make made"
@@ -100,6 +101,10 @@ prove-rehearse: .venv-prove-rehearse/.ready
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
 	bash prove/run $(RESULTS)/peers.md
+
+# Takes half an hour.
+trillion: .venv-prove-rehearse/.ready
+	.venv-prove-rehearse/bin/python benchmarks/trillion.py --output $(RESULTS)/trillion.md
 
 bazel: $(READY)
 	bash third_party/bazel/check
