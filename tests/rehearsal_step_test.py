@@ -75,6 +75,36 @@ class StepTest(unittest.TestCase):
             flops = 2 * 2 * 16 * 32 * 16 * 64
             self.assertEqual(step.matmul_flops(), (flops, passes * flops))
 
+    def test_products_in_loops_branches_and_groups_are_counted(self):
+        x, kernels = jax.numpy.ones((8, 4)), jax.numpy.ones((2, 4, 4))
+        one = 2 * 8 * 4 * 4
+
+        def loop(x):
+            return jax.lax.scan(lambda carry, _: (carry @ kernels[0], None), x, length=5)
+
+        def branch(x):
+            return jax.lax.cond(x[0, 0] > 0, lambda: x @ kernels[0] @ kernels[0], lambda: x)
+
+        def groups(x):
+            return jax.lax.ragged_dot(x, kernels, jax.numpy.array([3, 5]))
+
+        def convolve(x):
+            return jax.lax.conv(x[None, None], jax.numpy.ones((6, 1, 3, 2)), (1, 1), "SAME")
+
+        for function, flops in (
+            (loop, 5 * one),
+            (branch, 2 * one),
+            (groups, one),
+            (convolve, 2 * 6 * 8 * 4 * 3 * 2),
+        ):
+            jaxpr = jax.make_jaxpr(function)(x).jaxpr
+            self.assertEqual(rehearsal_step.matmul_flops(jaxpr), (flops, 6 * flops))
+
+    def test_a_model_that_knows_no_inputs_is_explained(self):
+        model = keras.Sequential([keras.layers.Dense(2)])
+        with self.assertRaisesRegex(ValueError, "must know its inputs.*Sequential"):
+            self.step(model, input_shape=None)
+
     def test_one_core_makes_the_groups_of_all(self):
         step = rehearsal_step.on_one_core(program(SwitchDense(8, 64, exploration="argmax")), 8)
         # Capacity int(64 * 1.25 / 8) in 8 groups: two kernels forward, and gradients of both

@@ -62,7 +62,7 @@ class Step(typing.NamedTuple):
 
         A TPU does a product of float32 tensors in six passes over bfloat16 parts.
         """
-        return _matmul_flops(self._trace(None).jaxpr.jaxpr)
+        return matmul_flops(self._trace(None).jaxpr.jaxpr)
 
     def _trace(self, out_shardings):
         # What `keras_switch.tpu.connect` asks for: true float32 products.
@@ -166,6 +166,11 @@ def _data(model, program, distribution):
         shape = (program.batch_size, *(length if size is None else size for size in x.shape[1:]))
         return _data_shape(shape, x.dtype, distribution)
 
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            "The model must know its inputs: give a functional or a `Sequential` model. "
+            f"Received: {type(model).__name__} {model.name!r}"
+        )
     sequential = isinstance(model, keras.Sequential)
     x = keras.tree.map_structure(inputs, model.inputs[0] if sequential else model.input)
     symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), x)
@@ -205,14 +210,21 @@ def _variable_shape(variable, distribution):
     )
 
 
-def _matmul_flops(jaxpr):
-    """(operations, operations of all passes) of the matrix products of a jaxpr."""
+def matmul_flops(jaxpr):
+    """Counts the operations of the matrix products of a program.
+
+    Args:
+        jaxpr: `jax.extend.core.Jaxpr`.
+
+    Returns:
+        The operations, and those of all passes.
+    """
     flops, passes = 0, 0
     for equation in jaxpr.eqns:
         own = _own_flops(equation)
         flops += own
         passes += own * _passes(equation) if own else 0
-        inner = [_matmul_flops(x) for x in _inner(equation.params)]
+        inner = [matmul_flops(x) for x in _inner(equation.params)]
         if equation.primitive.name == "cond":
             inner = [max(inner)]
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
