@@ -96,8 +96,8 @@ prove: $(READY) test-oldest prove-peers prove-rehearse
 
 # With the TPU's compiler, which needs no TPU.
 prove-rehearse: .venv-prove-rehearse/.ready
-	KERAS_BACKEND=tensorflow .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
-	KERAS_BACKEND=jax .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
+	JAX_PLATFORMS=cpu KERAS_BACKEND=tensorflow .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
+	JAX_PLATFORMS=cpu KERAS_BACKEND=jax .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
 	bash prove/run $(RESULTS)/peers.md
