@@ -72,6 +72,14 @@ class JaxMeshProgramTest(unittest.TestCase):
         self.assertRegex(text, r"s32\[2,6\]\S* parameter")  # Two of the sixteen rows.
         self.assertNotRegex(text, r"\[8,8,16\]|\[8,16,8\]")  # A whole kernel of the experts.
 
+    def test_cores_that_share_dense_layers_hold_the_same_tokens(self):
+        text = program(self.built(DENSE), *helpers.ids()[:, :16])
+        self.assertEqual(len(exchanges(text, "all-to-all")), 4)
+        self.assertRegex(text, r"s32\[4,6\]\S* parameter")  # Four of the sixteen rows.
+        self.assertIn("f32[4,6,8]", " ".join(exchanges(text, "all-reduce")))
+        gathered = " ".join(exchanges(text, "all-gather"))
+        self.assertNotRegex(gathered, r"\[8,8\]|\[8,16\]|\[16,8\]")  # Kernels of dense layers.
+
     def test_exchanges_have_the_compute_dtype(self):
         layer = helpers.layer_on(HIDDEN, (8, 6, 8), dtype="mixed_bfloat16")
         variables = layer.trainable_variables

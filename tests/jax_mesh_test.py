@@ -80,14 +80,12 @@ class JaxMeshTest(unittest.TestCase):
         batch=st.integers(1, 9),
         length=st.integers(1, 5),
         groups=st.sampled_from([None, 8, 16]),
-        training=st.booleans(),
     )
-    def test_any_shape(self, mesh, batch, length, groups, training):
+    def test_any_shape(self, mesh, batch, length, groups):
         x = tokens(batch, length, 4)
         layer = helpers.layer_on(mesh, x.shape, num_groups=groups)
         alone = helpers.layer_on(None, x.shape, num_groups=groups or 8)
-        one, other = (np.asarray(layer(x, training=training)) for layer in (layer, alone))
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        self.check_equal([layer(x)], [jax.jit(alone)(x)])
 
     def test_training(self):
         self.check_training(helpers.dense_model, "mse", helpers.rows(), MESHES)

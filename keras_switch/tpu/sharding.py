@@ -57,9 +57,10 @@ class ShardedExperts(parallelism.Parallelism):
     def __init__(self, layout, devices=None):
         self._layout = layout
         self._mesh = _device_mesh(layout, devices)
-        data_axes = _data_axes(layout)
+        self._data_axes = _data_axes(layout)
         # Cores that hold the same tokens outside of the layer share these out, each a part.
-        self._axes = (*data_axes, *(axis for axis in layout.axes if axis not in data_axes))
+        shared = tuple(axis for axis in layout.axes if axis not in self._data_axes)
+        self._axes = self._data_axes + shared
         self._experts = layout.axis("experts")
         self._hidden = layout.axis("expert_hidden")
         self._exchanged = tuple(axis for axis in (self._hidden, self._experts) if axis)
@@ -89,7 +90,16 @@ class ShardedExperts(parallelism.Parallelism):
             in_specs=(type(weights)(*specs), *[groups_spec] * len(groups)),
             out_specs=groups_spec,
         )
-        return jax.jit(on_each_core)(weights, *groups)
+        # Outside, cores that share dense layers hold the same tokens: the compiler would rather
+        # divide these too, and gather the dense weights.
+        outside = jax.NamedSharding(self._mesh.backend_mesh, PartitionSpec(self._data_axes))
+
+        def on_all_cores(weights, *groups):
+            groups = jax.lax.with_sharding_constraint(groups, outside)
+            results = on_each_core(weights, *groups)
+            return jax.lax.with_sharding_constraint(results, outside)
+
+        return jax.jit(on_all_cores)(weights, *groups)
 
     def _spec(self, weight, dimensions):
         if weight is None:
