@@ -70,7 +70,10 @@ class Switching:
         self.layer = layer
         self.training = training
         self.parallelism = layer.parallelism
-        self.is_dropless = layer.overflow == "dropless" or scopes.is_dropless()
+
+    @property
+    def is_dropless(self):
+        return self.layer.overflow == "dropless" or scopes.is_dropless()
 
     def compute(self, weights, x_GSD, mask_GS):
         """Returns the `Results` of the groups."""

@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_switch.layers import scopes
 from keras_switch.layers.parallelism import Parallelism
 from keras_switch.tpu import cores
 from keras_switch.tpu import exchange
 from keras_switch.tpu import optimizers
 from keras_switch.tpu.split_variable import Split
 from keras_switch.tpu.split_variable import SplitVariable
+from keras_switch.tpu.strategy import extend
 
 
 class Replicas:
@@ -36,6 +38,7 @@ class Replicas:
                 f"Received: {layout}, devices={strategy!r}"
             )
         self.experts = ReplicatedExperts(layout, self.strategy)
+        extend(self.strategy, self.experts)
 
     def scope(self):
         return self.strategy.scope()
@@ -126,6 +129,15 @@ class ReplicatedExperts(Parallelism):
                 f"num_groups={num_groups}, {num_cores} cores"
             )
         return num_groups // num_cores if self.in_replica() else num_groups
+
+    def run(self, function, weights, dimensions, *groups):
+        if self.in_replica():
+            # Replicas have threads of their own; `dropless` may be around all of them.
+            context = tf.distribute.get_replica_context()
+            if context.merge_call(lambda strategy: scopes.is_dropless()):
+                with scopes.dropless():
+                    return function(weights, *groups)
+        return function(weights, *groups)
 
     def to_experts(self, x_GECD):
         if not self.in_replica():
