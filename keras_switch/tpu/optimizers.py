@@ -78,6 +78,14 @@ class _LossScale(keras.optimizers.LossScaleOptimizer):
         )
 
 
+class _BuiltInScope:
+    """Makes slots on the mesh, also for who builds an optimizer after the `with` block."""
+
+    def build(self, variables):
+        with self._strategy.scope():
+            super().build(variables)
+
+
 def wrap(optimizer, layout, strategy):
     """Makes a Keras optimizer train split weights.
 
@@ -107,7 +115,7 @@ def wrap(optimizer, layout, strategy):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         wrap(optimizer.inner_optimizer, layout, strategy)
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
-    optimizer.__class__ = type(base.__name__, _bases(base), names)
+    optimizer.__class__ = type(base.__name__, (_BuiltInScope, *_bases(base)), names)
     optimizer._strategy = strategy
     optimizer._sums = Sums(layout)
     optimizer._is_pure = False

@@ -90,9 +90,11 @@ class SplitVariable(keras.Variable):
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.NONE,
             )
-        # The whole value lies on the host: a core may have no room for it.
+        # The whole value lies on the host: a core may have no room for it. Unlike eager ops, a
+        # function reuses memory, and so holds it once.
         with tf.device("CPU:0"):
-            self._direct_assign(initializer(self._shape, dtype=self._dtype))
+            draw = tf.function(lambda: initializer(self._shape, dtype=self._dtype))
+            self._direct_assign(draw())
 
     @property
     def slices(self):
