@@ -71,6 +71,13 @@ test-oldest: .venv-oldest/.ready
 	.venv-oldest/bin/python $(PIP) -c requirements/oldest.txt -e '.[dev]'
 	@touch $@
 
+# TensorFlow's TPU build, by the README's recipe.
+.venv-prove-tpu/.ready: requirements/prove-tpu.txt requirements/tpu.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	$(@D)/bin/python $(PIP) --no-deps tensorflow-text==2.20.1 .
+	@touch $@
+
 # Other packages, each in an environment of its own.
 .venv-prove-%/.ready: requirements/prove-%.txt
 	$(PYTHON) -m venv $(@D)
@@ -86,7 +93,7 @@ bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
 	$(BIN)/python benchmarks/mesh.py --output $(RESULTS)/mesh.md
 
-prove: $(READY) test-oldest prove-peers prove-rehearse
+prove: $(READY) test-oldest prove-peers prove-rehearse prove-tpu
 	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py
 	@if command -v bazel >/dev/null; then \
 		$(MAKE) bazel; \
@@ -98,6 +105,11 @@ prove: $(READY) test-oldest prove-peers prove-rehearse
 prove-rehearse: .venv-prove-rehearse/.ready
 	JAX_PLATFORMS=cpu KERAS_BACKEND=tensorflow .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
 	JAX_PLATFORMS=cpu KERAS_BACKEND=jax .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
+
+# The TPU program of the TensorFlow backend, which needs no TPU either.
+prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready
+	.venv-prove-tpu/bin/python $(PIP) --no-deps .
+	bash prove/run_tpu $(RESULTS)/tpu_program.md
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
 	bash prove/run $(RESULTS)/peers.md

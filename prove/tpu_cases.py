@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_switch.layers import SwitchDense
 from keras_switch.layers import SwitchTransformerBlock
+from keras_switch.training import Adafactor
 
 CORES = 8
 ROWS, LENGTH, OUTPUTS = 16, 12, 3
@@ -27,6 +28,7 @@ class Case(typing.NamedTuple):
         dtype: Dtype policy of the layers.
         dim: int. Width of the inputs.
         tokens: Shape of the tokens of all cores, `(rows, length)`.
+        optimizer: One of `OPTIMIZERS`, or `None` where the program ends with the gradients.
         runs: bool. Whether it is small enough to be executed.
     """
 
@@ -35,6 +37,7 @@ class Case(typing.NamedTuple):
     dtype: str
     dim: int = 32
     tokens: tuple = (ROWS, LENGTH)
+    optimizer: typing.Any = None
     runs: bool = True
 
 
@@ -80,6 +83,29 @@ def large_layer_model(dtype):
     return keras.Model((inputs, mask), x)
 
 
+def adam():
+    return keras.optimizers.Adam(
+        0.1, global_clipnorm=1.0, gradient_accumulation_steps=2, use_ema=True
+    )
+
+
+def adafactor():
+    return Adafactor(
+        min_dim_size_to_factor=16, global_clipnorm=1.0, gradient_accumulation_steps=2, use_ema=True
+    )
+
+
+def lamb():
+    return keras.optimizers.Lamb(0.1, clipnorm=1.0, weight_decay=0.1)
+
+
+def scaled():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
+
+
+# What each keeps for a split weight: moments, an accumulator, an average.
+OPTIMIZERS = {adam: 2 + 1 + 1, adafactor: 2 + 1 + 1, lamb: 2, scaled: 1}
+
 CASES = {
     "layer, bfloat16": Case(layer_model, ONE_AXIS, "mixed_bfloat16"),
     "layer, float32": Case(layer_model, ONE_AXIS, "float32"),
@@ -89,7 +115,16 @@ CASES = {
     "replicated experts, bfloat16": Case(layer_model, OUTER, "mixed_bfloat16"),
     "split width, float32": Case(layer_model, MODEL, "float32"),
     "split width, bfloat16": Case(layer_model, MODEL, "mixed_bfloat16"),
-    "large layer": Case(large_layer_model, ONE_AXIS, "mixed_bfloat16", 512, (64, 256), False),
+    **{
+        f"{name}, float32, {make.__name__}": Case(layer_model, mesh, "float32", optimizer=make)
+        for name, mesh in (
+            ("layer", ONE_AXIS),
+            ("replicated experts", OUTER),
+            ("split width", MODEL),
+        )
+        for make in OPTIMIZERS
+    },
+    "large layer": Case(large_layer_model, ONE_AXIS, "mixed_bfloat16", 512, (64, 256), runs=False),
 }
 
 

@@ -7,6 +7,7 @@ libtpu compiles it for slices of eight cores, and what it exchanges, holds and c
 what theory says.
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -32,6 +33,8 @@ from keras_switch.tpu.chips import Topology
 
 CORES = 8
 SLICES = ("v5e:2x4", "v4:2x2x1")  # A v4 chip has two cores.
+# Small programs have as much arithmetic outside the products as in them.
+MOST_FLOPS = 1.05
 DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 # Of the L2 norm of a tensor. A bfloat16 has 8 bits: a rounding moves it by up to 2 ** -9, and the
 # two programs round some ten times in a row, not at the same places. A wrong exchange or sum would
@@ -58,13 +61,13 @@ def run(program, arguments):
     executable = devices[0].client.compile_and_load(
         program, xla_client.DeviceList(tuple(devices)), options()
     )
+    # As replicated, though each core has a value of its own.
     mesh = jax.sharding.Mesh(np.array(devices), ("core",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("core"))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     def place(x):
         parts = [jax.device_put(part, device) for part, device in zip(x, devices)]
-        shape = (CORES * x.shape[1], *x.shape[2:])
-        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+        return jax.make_array_from_single_device_arrays(x.shape[1:], sharding, parts)
 
     results = executable.execute_sharded([place(x) for x in arguments])
     results = results.disassemble_into_single_device_arrays()
@@ -77,19 +80,17 @@ def compare(folder, facts):
     arguments = [arguments[str(i)] for i in range(len(arguments))]
     expected = dict(np.load(folder / "expected.npz"))
     results = run(read_program(folder / "program.hlo"), arguments)
-    check("names of results", len(results), len(expected))
+    check("number of results", len(results), len(expected))
     errors = {
-        name: float(np.linalg.norm(ours - whole) / np.linalg.norm(whole))
+        name: float(np.linalg.norm(ours - whole) / (np.linalg.norm(whole) or 1.0))
         for (name, whole), ours in zip(expected.items(), results)
     }
-    worst = max(errors, key=errors.get)
     tolerance = TOLERANCE[facts["dtype"]]
-    print(
-        f"  8 replicas: loss differs by {errors['loss']:.1e}, of {len(errors) - 1} gradients "
-        f"{worst} most, by {errors[worst]:.1e} of its norm (at most {tolerance:.1e})"
-    )
-    if not errors[worst] <= tolerance:
-        sys.exit(f"{folder.name}: {worst} differs by {errors[worst]:.1e}.")
+    wrong = {name: error for name, error in errors.items() if not error <= tolerance}
+    if wrong:
+        sys.exit(f"{folder.name}: too different: {wrong}")
+    worst = max(errors, key=errors.get)
+    row(folder.name, errors["loss"], len(errors) - 1, worst, errors[worst], tolerance)
 
 
 def compile_for(name, program):
@@ -104,28 +105,30 @@ def compile_for(name, program):
 def inspect(executable, theory):
     """Checks a compiled program against theory, and says what was seen."""
     text = executable.hlo_modules()[0].to_string()
-    seen = hlo.collectives(text, CORES)
-    exchanges = {
-        (DTYPES[x.dtype], x.bytes, x.groups): x.count for x in seen if x.kind == "all-to-all"
-    }
+    found = hlo.collectives(text, CORES)
+    check("kinds of collectives", {x.kind for x in found}, {"all-to-all", "all-reduce"})
+    exchanges, sums = collections.Counter(), collections.Counter()
+    seen = {"all-to-all": [], "all-reduce": []}
+    for x in found:
+        seen[x.kind] += [f"{x.count} x {x.bytes:,} {x.dtype} ({len(x.groups)} x {x.group_size})"]
+        if x.kind == "all-to-all":
+            exchanges[DTYPES[x.dtype], x.bytes, x.groups] += x.count
+        else:
+            sums[DTYPES[x.dtype], x.groups] += x.bytes * x.count
     check("all-to-alls", exchanges, theory.exchanges())
-    sums = {}
-    for x in seen:
-        if x.kind == "all-reduce":
-            key = DTYPES[x.dtype], x.groups
-            sums[key] = sums.get(key, 0) + x.bytes * x.count
+    check("forward all-to-alls", forward_exchanges(text), exchanges.total() // 2)
     check("bytes summed", sums, theory.bytes_summed())
-    check("kinds of collectives", {x.kind for x in seen}, {"all-to-all", "all-reduce"})
     check("shapes of split weights", theory.held(parameters(text)), theory.slices())
     check("float32 products", *theory.router_products(convolutions(text)))
+    part, whole = theory.split_bytes()
     flops = executable.cost_analysis()["flops"] / theory.flops()
-    for (dtype, num_bytes, groups), count in sorted(exchanges.items()):
-        cores = f"{len(groups)} x {len(groups[0])} cores"
-        print(f"    {count} all-to-alls of {num_bytes:,} bytes of {dtype} over {cores}")
-    for (dtype, groups), num_bytes in sorted(sums.items()):
-        cores = f"{len(groups)} x {len(groups[0])} cores"
-        print(f"    all-reduce of {num_bytes:,} bytes of {dtype} over {cores}")
-    return flops
+    return *map("; ".join, seen.values()), f"{part:,} of {whole:,}", flops
+
+
+def forward_exchanges(text):
+    """How many all-to-alls have a layer's name: those of gradients have none."""
+    names = re.findall(r" all-to-all\(.*?op_name=\"(.*?)\"", text)
+    return sum("/" in name for name in names)
 
 
 def parameters(text):
@@ -143,21 +146,37 @@ def convolutions(text):
         yield dtype, sorted(map(int, shape.split(","))), precision and precision[1]
 
 
+def row(*cells):
+    """Prints a row of a Markdown table."""
+    print("|", " | ".join(f"{x:.1e}" if isinstance(x, float) else str(x) for x in cells), "|")
+
+
+def head(*cells):
+    print()
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
 def main(folder):
-    for case in sorted(pathlib.Path(folder).iterdir()):
-        facts = json.loads((case / "facts.json").read_text())
-        theory = Theory(facts)
-        print(f"{case.name}: Mesh{tuple(facts['mesh'])}")
+    cases = {case: json.loads((case / "facts.json").read_text()) for case in folder.iterdir()}
+    print("Executed on 8 replicas; differences are those of L2 norms, relative:")
+    head("program", "loss differs", "other results", "the one that differs most", "by", "at most")
+    for case, facts in sorted(cases.items()):
         if facts["runs"]:
             compare(case, facts)
+    print("\nCompiled; bytes a core, and groups x cores:")
+    head("program", "slice", "all-to-alls", "all-reduces", "experts' bytes", "FLOPs / ideal")
+    for case, facts in sorted(cases.items()):
         for name in SLICES:
-            print(f"  compiled for {name}:")
-            flops = inspect(compile_for(name, read_program(case / "program.hlo")), theory)
-            if not facts["runs"]:
-                print(f"    FLOPs over the ideal {flops:.4f} (at most 1.05)")
-                if not flops <= 1.05:
-                    sys.exit(f"{case.name}: FLOPs are {flops:.4f} times the ideal.")
+            executable = compile_for(name, read_program(case / "program.hlo"))
+            *cells, flops = inspect(executable, Theory(facts))
+            if facts["runs"]:
+                row(case.name, name, *cells, "")
+            elif flops <= MOST_FLOPS:
+                row(case.name, name, *cells, f"{flops:.4f} (at most {MOST_FLOPS})")
+            else:
+                sys.exit(f"{case.name}: FLOPs are {flops:.4f} times the ideal.")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(pathlib.Path(sys.argv[1]))

@@ -14,6 +14,7 @@ def facts(mesh, model, case):
     return {
         "mesh": mesh.layout.strings,
         "runs": case.runs,
+        "optimizer": case.optimizer and case.optimizer.__name__,
         "tokens": tokens,
         "dtype": model.layers[-1].compute_dtype,
         "layers": [

@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 import tpu_stand_in  # isort: skip, sets Keras's backend
+import keras
 import numpy as np
 import tensorflow as tf
 import tpu_cases
@@ -35,19 +36,23 @@ def losses_and_gradients(model, weights, state, inputs, mask, targets):
     return loss, tape.gradient(loss, [inputs, *weights])
 
 
-def replica_step(mesh, strategy, model, structure):
+def replica_step(mesh, strategy, model, optimizer, structure):
     """What one core computes of flat arguments; the first of them is its number."""
-    sums = Sums(mesh.layout)
+    sums, cores = Sums(mesh.layout), mesh.layout.num_cores
 
     @tf.function(jit_compile=True)
     def step(*flat):
-        core, weights, state, inputs, mask, targets = tf.nest.pack_sequence_as(structure, flat)
-        with tpu_strategy._TPUReplicaContext(strategy, core[0]):
-            args = (model, weights, state, inputs, mask, targets)
-            loss, (d_inputs, *gradients) = losses_and_gradients(*args)
+        core, weights, state, slots, *batch = tf.nest.pack_sequence_as(structure, flat)
+        with tpu_strategy._TPUReplicaContext(strategy, core):
+            loss, gradients = losses_and_gradients(model, weights, state, *batch)
+            d_inputs, *gradients = gradients
             gradients = sums.gradients(gradients, model.trainable_variables)
-            cores = mesh.layout.num_cores
-            return [sums.all(loss) / cores, d_inputs, *[g / cores for g in gradients]]
+            results = [sums.all(loss) / cores, d_inputs]
+            gradients = [g / cores for g in gradients]
+            if optimizer is None:
+                return results + gradients
+            weights, slots = optimizer.stateless_apply(slots, gradients, weights)
+            return results + weights + slots
 
     return step
 
@@ -64,45 +69,78 @@ def rows(whole):
     return whole.reshape(tpu_cases.CORES, -1, *whole.shape[1:])
 
 
-def arguments(model, batch):
+def slot_values(optimizer):
+    """Values for what an optimizer keeps, as it may be before the fourth step."""
+    rng = np.random.default_rng(7)
+    special = {id(optimizer.iterations): np.int64(3)}
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    special[id(inner.iterations)] = np.int64(3)
+    return [
+        special.get(id(v), v.numpy() if v.shape == () else rng.uniform(0.5, 1.5, v.shape))
+        for v in optimizer.variables
+    ]
+
+
+def arguments(model, optimizer, batch):
     """All arguments of a step, each with a leading axis of cores."""
     split = [
         [per_core(v, v.numpy()) for v in variables]
         for variables in (model.trainable_variables, model.non_trainable_variables)
     ]
-    cores = np.arange(tpu_cases.CORES, dtype="int32")[:, None]
-    return [cores, *split, *map(rows, batch)]
+    slots = []
+    if optimizer is not None:
+        pairs = zip(optimizer.variables, slot_values(optimizer))
+        slots = [per_core(v, np.asarray(value).astype(v.dtype)) for v, value in pairs]
+    cores = np.arange(tpu_cases.CORES, dtype="int32")
+    return [cores, *split, slots, *map(rows, batch)]
 
 
-def expected(whole_model, model, batch):
+def expected(whole, model, optimizers, batch):
     """What each core must return, from one core's model with the same weights."""
-    variables = whole_model.trainable_variables, whole_model.non_trainable_variables
+    variables = whole.trainable_variables, whole.non_trainable_variables
     values = [[tf.convert_to_tensor(v) for v in group] for group in variables]
     batch = [tf.constant(x) for x in batch]
-    loss, (d_inputs, *gradients) = losses_and_gradients(whole_model, *values, *batch)
-    results = {"loss": np.stack([loss.numpy()] * tpu_cases.CORES)}
+    loss, (d_inputs, *gradients) = losses_and_gradients(whole, *values, *batch)
     # A core's loss is the mean of its own rows.
-    results["inputs"] = rows(d_inputs.numpy()) * tpu_cases.CORES
-    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        results[variable.path] = per_core(variable, tf.convert_to_tensor(gradient).numpy())
+    results = {
+        "loss": np.stack([loss.numpy()] * tpu_cases.CORES),
+        "inputs": rows(d_inputs.numpy()) * tpu_cases.CORES,
+    }
+    optimizer, whole_optimizer = optimizers
+    split, after = model.trainable_variables, gradients
+    if optimizer is not None:
+        whole_optimizer.build(whole.trainable_variables)
+        for variable, value in zip(whole_optimizer.variables, slot_values(whole_optimizer)):
+            variable.assign(value)
+        whole_optimizer.apply(gradients, whole.trainable_variables)
+        split = [*split, *optimizer.variables]
+        after = [*whole.trainable_variables, *whole_optimizer.variables]
+    for variable, value in zip(split, after, strict=True):
+        results[variable.path] = per_core(variable, tf.convert_to_tensor(value).numpy())
     return results
 
 
 def lower(case, strategy, folder):
+    keras.utils.clear_session()
     mesh = keras_switch.tpu.Mesh(*case.mesh, devices=strategy)
+    make = case.optimizer or (lambda: None)
+    optimizers = [None, make()]
     with mesh.scope():
         model = case.build(case.dtype)
-    args = arguments(model, tpu_cases.data(case))
+        if case.optimizer:
+            optimizers[0] = mesh.optimizer(make())
+            optimizers[0].build(model.trainable_variables)
+    args = arguments(model, optimizers[0], tpu_cases.data(case))
     flat = tf.nest.flatten(args)
     specs = [tf.TensorSpec(x.shape[1:], x.dtype) for x in flat]
-    step = replica_step(mesh, strategy, model, args)
+    step = replica_step(mesh, strategy, model, optimizers[0], args)
     program = step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized", platform_name="TPU")
     folder.mkdir(parents=True)
     (folder / "program.hlo").write_bytes(program)
     (folder / "facts.json").write_text(json.dumps(tpu_facts.facts(mesh, model, case)))
     if case.runs:
         np.savez(folder / "arguments.npz", **{str(i): x for i, x in enumerate(flat)})
-        whole = expected(mesh.whole(model), model, tpu_cases.data(case))
+        whole = expected(mesh.whole(model), model, optimizers, tpu_cases.data(case))
         np.savez(folder / "expected.npz", **whole)
     print(f"{folder.name}: {len(program):,} bytes of TPU program")
 

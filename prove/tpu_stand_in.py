@@ -6,10 +6,6 @@ What it runs can be traced, and not executed.
 import os
 import types
 
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-8"
-os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import numpy as np

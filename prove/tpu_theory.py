@@ -62,7 +62,7 @@ class Theory:
         """Sums that complete norms and means over what is split, likewise.
 
         Args:
-            optimizer: The name of one of `tpu_trace.py`'s.
+            optimizer: The name of one of `tpu_cases.OPTIMIZERS`, or `None`.
         """
         counts = collections.Counter()
 
@@ -89,10 +89,11 @@ class Theory:
         return counts
 
     def bytes_summed(self):
-        """All-reduces of a step without an optimizer: the bytes of each (dtype, groups)."""
+        """All-reduces of a step: the bytes of each (dtype, groups)."""
         totals = collections.Counter()
         totals["float32", self._groups(self._layout.axes)] = 4  # the loss
-        for (dtype, shape, groups), count in self.gradient_sums().items():
+        sums = self.gradient_sums() + self.optimizer_sums(self._facts["optimizer"])
+        for (dtype, shape, groups), count in sums.items():
             totals[dtype, groups] += count * math.prod(shape) * _BYTES[dtype]
         return totals
 
@@ -102,6 +103,12 @@ class Theory:
     def slices(self):
         """Shapes of the slices of the split weights."""
         return [self._slice(shape, axes) for _, shape, axes in self._facts["weights"] if any(axes)]
+
+    def split_bytes(self):
+        """Bytes of the split weights: on one core, and of all of them."""
+        split = [(shape, axes) for _, shape, axes in self._facts["weights"] if any(axes)]
+        part = sum(4 * math.prod(self._slice(shape, axes)) for shape, axes in split)
+        return part, sum(4 * math.prod(shape) for shape, _ in split)
 
     def held(self, shapes):
         """The shapes, among those of all arguments, at the places of split weights."""

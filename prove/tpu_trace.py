@@ -19,31 +19,6 @@ from tpu_theory import check
 
 import keras_switch
 from keras_switch.tpu.split_variable import SplitVariable
-from keras_switch.training import Adafactor
-
-
-def adam():
-    return keras.optimizers.Adam(
-        1e-3, global_clipnorm=1.0, gradient_accumulation_steps=2, use_ema=True
-    )
-
-
-def adafactor():
-    return Adafactor(
-        min_dim_size_to_factor=16, global_clipnorm=1.0, gradient_accumulation_steps=2, use_ema=True
-    )
-
-
-def lamb():
-    return keras.optimizers.Lamb(1e-3, clipnorm=1.0, weight_decay=0.1)
-
-
-def scaled():
-    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-3, momentum=0.9))
-
-
-# What each keeps for a split weight: moments, an accumulator, an average.
-OPTIMIZERS = {adam: 2 + 1 + 1, adafactor: 2 + 1 + 1, lamb: 2, scaled: 1}
 
 
 def traced(strategy, model, case):
@@ -112,10 +87,12 @@ def seen(graph):
 def main():
     keras_switch.tpu.highest_float32()
     strategy = tpu_stand_in.strategy(tpu_cases.CORES)
-    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {tpu_cases.CORES} cores")
-    cases = {name: x for name, x in tpu_cases.CASES.items() if x.runs and x.dtype != "float32"}
-    for name, case in cases.items():
-        for make, kept in OPTIMIZERS.items():
+    print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {tpu_cases.CORES} cores:\n")
+    print("| program | optimizer | variables fed per core | AllToAll | CrossReplicaSum |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in ("layer", "blocks", "replicated experts", "split width"):
+        case = tpu_cases.CASES[f"{name}, bfloat16"]
+        for make, kept in tpu_cases.OPTIMIZERS.items():
             mesh = keras_switch.tpu.Mesh(*case.mesh, devices=strategy)
             with mesh.scope():
                 model = case.build(case.dtype)
@@ -127,10 +104,8 @@ def main():
             theory = Theory(tpu_facts.facts(mesh, model, case))
             check("exchanges", exchanges, theory.exchanges())
             check("sums", sums, theory.gradient_sums() + theory.optimizer_sums(make.__name__))
-            print(
-                f"{name}, {make.__name__}: {count} variables fed per core, "
-                f"{exchanges.total()} AllToAll, {sums.total()} CrossReplicaSum"
-            )
+            cells = name, make.__name__, count, exchanges.total(), sums.total()
+            print("|", " | ".join(map(str, cells)), "|")
 
 
 if __name__ == "__main__":
