@@ -29,6 +29,9 @@ class Parallelism:
         """How many groups to make here of `num_groups` in all; `None` is the default."""
         return num_groups or 1
 
+    def check_group_size(self, num_tokens, group_size):
+        """Raises `ValueError` where the `num_tokens` here make other groups than all would."""
+
     def run(self, function, weights, dimensions, *groups):
         """Calls `function(weights, *groups)` on each core.
 

@@ -1,5 +1,7 @@
 """The Switch layer: one expert a token."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -242,8 +244,8 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
 
         Returns:
             Dictionary of floats: `dropped`, the fraction of tokens that no expert took;
-            `busiest`, the load of the busiest expert over an even share; `entropy` of
-            the router, in nats; `balance_loss` and `z_loss`, not weighted; and of
+            `busiest`, the load of a group's busiest expert over an even share; `entropy`
+            of the router, in nats; `balance_loss` and `z_loss`, not weighted; and of
             `load`, an array with each expert's share of the tokens.
 
         Raises:
@@ -270,6 +272,8 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         num_groups = self.num_groups
         if self.group_size is None:
             num_groups = self.parallelism.num_groups(num_groups)
+        elif self.group_size != "row":
+            self.parallelism.check_group_size(math.prod(ops.shape(inputs)[:-1]), self.group_size)
         x_GSD, mask_GS = grouping.group(inputs, mask, num_groups, self.group_size)
         if mask is not None:
             # Whatever padding holds, even NaN, must not reach a gradient.

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import pathlib
 import typing
 
 import keras
@@ -94,7 +95,10 @@ def _find_tensorflow(cores, tpu):
 
 
 def _has_tpu():
-    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))
+    """Whether a device of this machine is one of Google's accelerators."""
+    vendors = glob.glob("/sys/bus/pci/devices/*/vendor")
+    devices = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    return bool(devices) and any(pathlib.Path(x).read_text().strip() == "0x1ae0" for x in vendors)
 
 
 def _initialize_tpu(tpu):

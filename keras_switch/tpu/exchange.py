@@ -40,11 +40,17 @@ def all_to_all(x, groups, split, concat):
 
 
 def all_gather(x, groups):
-    """Joins the group's tensors along axis 0."""
+    """Joins the group's tensors along axis 0. The gradient is that of `scatter_sum`."""
     size = len(groups[0])
     if size == 1:
         return x
-    return all_to_all(tf.tile(x, [size] + [1] * (x.shape.rank - 1)), groups, 0, 0)
+
+    @tf.custom_gradient
+    def function(x):
+        copies = tf.tile(x, [size] + [1] * (x.shape.rank - 1))
+        return _swap(copies, groups, 0, 0), lambda dy: scatter_sum(dy, groups)
+
+    return function(x)
 
 
 def scatter_sum(x, groups):
@@ -52,8 +58,14 @@ def scatter_sum(x, groups):
     size = len(groups[0])
     if size == 1:
         return x
-    parts = tf.split(all_to_all(x, groups, 0, 0), size)
-    return tf.cast(tf.add_n([tf.cast(part, tf.float32) for part in parts]), x.dtype)
+
+    @tf.custom_gradient
+    def function(x):
+        parts = tf.split(_swap(x, groups, 0, 0), size)
+        total = tf.cast(tf.add_n([tf.cast(part, tf.float32) for part in parts]), x.dtype)
+        return total, lambda dy: all_gather(dy, groups)
+
+    return function(x)
 
 
 def all_sum(tensors, groups):

@@ -14,7 +14,10 @@ class Mesh:
 
     Each core holds its own tokens and its own experts. A model that is built in the `scope` is a
     plain Keras model: `fit`, `evaluate`, `predict` and `save` do what they do on one core, with the
-    same numbers.
+    same numbers. Three things are Keras's own on TensorFlow, as with any strategy: a loss over
+    masked or weighted targets is divided by what each core has of them, `keras.layers.Dropout`
+    drops the same places on every core, and `add_loss` of other layers than this package's is
+    unsafe off TPUs.
 
     - `Mesh("batch:8", "batch:batch,experts:batch")`: each core holds 1/8 of the experts.
     - `Mesh("outer:2,inner:4", "outer_batch:outer,batch:inner,experts:inner")`: 1/4 of the experts,
@@ -29,7 +32,7 @@ class Mesh:
             `tf.distribute.Strategy` on TensorFlow, a list of devices on JAX.
 
     Raises:
-        ValueError: If a string cannot be read, or the mesh has other than the cores there are.
+        ValueError: If a string cannot be read, or the mesh has more cores than there are.
         RuntimeError: If `connect` was not called.
 
     Example:
@@ -85,6 +88,9 @@ class Mesh:
     def whole(self, model):
         """Returns the ordinary model, for export and generation, with the weights of a split one.
 
+        Where a layer's `num_groups` is not given, the ordinary model makes one group of tokens
+        and not one a core: where capacity binds, other tokens may find no room.
+
         Args:
             model: `keras.Model` that was built in the `scope` and can be made from its config.
 
@@ -95,11 +101,11 @@ class Mesh:
             ValueError: If called inside a `scope`.
         """
         with self._backend.outside(), parallelism.use(parallelism.Parallelism()):
-            whole = type(model).from_config(model.get_config())
+            whole = keras.models.clone_model(model)
             if model.built and not whole.built:
                 whole.build_from_config(model.get_build_config())
         for variable, split in zip(whole.variables, model.variables, strict=True):
-            variable.assign(split)
+            variable.assign(keras.ops.convert_to_numpy(split))
         return whole
 
     def describe(self, model):

@@ -50,7 +50,8 @@ class _CompletedMeans:
     def _add_slot(self, variable, name, axes):
         if not split_axes(variable):
             return super()._add_slot(variable, name, axes)
-        return self.add_slice(variable, name, axes)
+        dtype = keras.backend.result_type(variable.dtype, "float32")
+        return self.add_slice(variable, name, axes, dtype=dtype)
 
     def _mean(self, x, axes, variable):
         mean = super()._mean(x, axes, variable)
@@ -89,8 +90,8 @@ class _BuiltInScope:
 def wrap(optimizer, layout, strategy):
     """Makes a Keras optimizer train split weights.
 
-    Its class becomes one that stands between the optimizer's own and Keras's TensorFlow code,
-    under the same name: saved files know of the optimizer's own class only.
+    Its type becomes one in which `ReplicaOptimizer` stands between the optimizer's own class and
+    Keras's TensorFlow code. Saved files know of the optimizer's own class only.
 
     Args:
         optimizer: `keras.optimizers.Optimizer` that is not built yet.
@@ -114,11 +115,11 @@ def wrap(optimizer, layout, strategy):
     base = type(optimizer)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         wrap(optimizer.inner_optimizer, layout, strategy)
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    # Whoever asks for the class, as what saves a model does, is told the optimizer's own.
+    names = {"__class__": property(lambda self: base)}
     optimizer.__class__ = type(base.__name__, (_BuiltInScope, *_bases(base)), names)
     optimizer._strategy = strategy
     optimizer._sums = Sums(layout)
-    optimizer._is_pure = False
     return optimizer
 
 
@@ -127,7 +128,7 @@ def _bases(base):
         return (_LossScale, base, ReplicaOptimizer)
     if base.update_step is keras.optimizers.Lamb.update_step:
         return (_Lamb, base, ReplicaOptimizer)
-    if hasattr(base, "_mean") and hasattr(base, "_add_slot"):
+    if base.update_step is getattr(_adafactor(), "update_step", None):
         return (_CompletedMeans, base, ReplicaOptimizer)
     if base.update_step in [known.update_step for known in ELEMENTWISE]:
         return (base, ReplicaOptimizer)
@@ -139,7 +140,17 @@ def _bases(base):
     )
 
 
+def _adafactor():
+    """`keras_switch.training.Adafactor`, or `None` where it was not imported."""
+    return keras.saving.get_registered_object("keras_switch>Adafactor")
+
+
 def _check_fresh(optimizer, strategy):
+    if getattr(optimizer, "_exclude_from_weight_decay", None):
+        raise ValueError(
+            "Call `exclude_from_weight_decay(var_list=...)` after `mesh.optimizer`: it changes how "
+            f"an optimizer tells variables apart. Received: {optimizer.name}"
+        )
     if optimizer.built:
         raise ValueError(
             "`mesh.optimizer` takes an optimizer that has not trained yet. Received one that is "

@@ -9,6 +9,7 @@ computes new values of its slices, with norms completed over all; then all is wr
 import keras
 import tensorflow as tf
 from keras import ops
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from keras_switch.tpu import exchange
@@ -60,7 +61,6 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
     Attributes:
         _strategy: `tf.distribute.Strategy`.
         _sums: `Sums`.
-        _is_pure: bool. Whether `apply` is called by `stateless_apply`.
     """
 
     def _overwrite_variable_with_gradient(self, variable):
@@ -73,14 +73,14 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
             reference_variable, name, range(len(reference_variable.shape)), initializer
         )
 
-    def add_slice(self, variable, name, kept, initializer="zeros"):
+    def add_slice(self, variable, name, kept, initializer="zeros", dtype=None):
         """Adds a variable that is split like axes `kept` of another one."""
         with keras.name_scope(self.name, caller=self):
             slot = SplitVariable(
                 variable.split.keep(kept),
                 keras.initializers.get(initializer),
                 shape=[variable.shape[axis] for axis in kept],
-                dtype=variable.dtype,
+                dtype=dtype or variable.dtype,
                 trainable=False,
                 name=f"{variable.path.replace('/', '_')}_{name}",
             )
@@ -88,7 +88,7 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
         return slot
 
     def apply(self, grads, trainable_variables=None):
-        if self._is_pure:
+        if in_stateless_scope():
             return super().apply(grads, trainable_variables)
         variables = self._trainable_variables
         if not self.built or tf.distribute.in_cross_replica_context():
@@ -125,13 +125,7 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
         tf.distribute.get_replica_context().merge_call(write, args=(values,))
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        self._is_pure = True
-        try:
-            return BaseOptimizer.stateless_apply(
-                self, optimizer_variables, grads, trainable_variables
-            )
-        finally:
-            self._is_pure = False
+        return BaseOptimizer.stateless_apply(self, optimizer_variables, grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         steps = self.gradient_accumulation_steps

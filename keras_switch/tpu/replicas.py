@@ -31,6 +31,12 @@ class Replicas:
     def __init__(self, layout, strategy=None):
         self.layout = layout
         self.strategy = strategy or _strategy(layout)
+        kinds = (tf.distribute.MirroredStrategy, tf.distribute.TPUStrategy)
+        if not isinstance(self.strategy, kinds):
+            raise ValueError(
+                "A mesh lies on a `tf.distribute.TPUStrategy` or `tf.distribute.MirroredStrategy`. "
+                f"Received: devices={strategy!r}"
+            )
         replicas = self.strategy.num_replicas_in_sync
         if replicas != layout.num_cores:
             raise ValueError(
@@ -108,7 +114,7 @@ class ReplicatedExperts(Parallelism):
         return context is not None and context.strategy is self._strategy
 
     def add_weight(self, layer, dimensions, *, name, shape, initializer):
-        axes = self._layout.split(name, dimensions, shape)
+        axes = self._layout.split(f"{layer.path}/{name}", dimensions, shape)
         if not any(axes):
             return layer.add_weight(name=name, shape=shape, initializer=initializer)
         with keras.name_scope(layer.name, caller=layer):
@@ -129,6 +135,18 @@ class ReplicatedExperts(Parallelism):
                 f"num_groups={num_groups}, {num_cores} cores"
             )
         return num_groups // num_cores if self.in_replica() else num_groups
+
+    def check_group_size(self, num_tokens, group_size):
+        if not self.in_replica():
+            return
+        message = (
+            "On a mesh `group_size` must divide the tokens of each core. Received: "
+            f"group_size={group_size}, {self._layout.num_cores} cores"
+        )
+        if not isinstance(num_tokens, int):
+            tf.debugging.assert_equal(num_tokens % group_size, 0, message)
+        elif num_tokens % group_size:
+            raise ValueError(f"{message}, {num_tokens} tokens on each")
 
     def run(self, function, weights, dimensions, *groups):
         if self.in_replica():

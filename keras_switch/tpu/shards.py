@@ -33,12 +33,10 @@ class Shards:
 
     @contextlib.contextmanager
     def outside(self):
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
-        try:
+        """Within it, each device gets whole weights; Keras still divides batches over the mesh."""
+        layouts = keras.distribution.LayoutMap(self.distribution.device_mesh)
+        with keras.distribution.ModelParallel(layout_map=layouts).scope():
             yield
-        finally:
-            keras.distribution.set_distribution(before)
 
     def optimizer(self, optimizer):
         return optimizer

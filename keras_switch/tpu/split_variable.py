@@ -7,6 +7,15 @@ import tensorflow as tf
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+# These compute their values: a graph of them holds no large constant.
+_DRAWS = (
+    keras.initializers.RandomNormal,
+    keras.initializers.RandomUniform,
+    keras.initializers.TruncatedNormal,
+    keras.initializers.VarianceScaling,
+    keras.initializers.Zeros,
+)
+
 
 class Split:
     """How the cores of a mesh share out a tensor.
@@ -90,10 +99,15 @@ class SplitVariable(keras.Variable):
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.NONE,
             )
+
         # The whole value lies on the host: a core may have no room for it. Unlike eager ops, a
         # function reuses memory, and so holds it once.
+        def draw():
+            return initializer(self._shape, dtype=self._dtype)
+
         with tf.device("CPU:0"):
-            draw = tf.function(lambda: initializer(self._shape, dtype=self._dtype))
+            if isinstance(initializer, _DRAWS):
+                draw = tf.function(draw).get_concrete_function()
             self._direct_assign(draw())
 
     @property
@@ -124,6 +138,17 @@ class SplitVariable(keras.Variable):
         whole._distributed_container = self._refuse
         return whole
 
+    def assign(self, value):
+        if not self._in_replica():
+            with tf.device("CPU:0"):
+                return super().assign(value)
+        if in_stateless_scope():
+            return super().assign(value)
+        raise ValueError(
+            "A split weight is assigned whole, outside a replica; inside one, an optimizer of the "
+            f"mesh updates it. Received: {self.path}"
+        )
+
     def _direct_assign(self, value):
         value = tf.cast(value, self._dtype)
         for part, place in zip(self.slices, self.split.slices(self._shape)):
@@ -146,8 +171,15 @@ class SplitVariable(keras.Variable):
     def _refuse(self):
         raise ValueError(
             f"Weight '{self.path}' is split over the cores of a mesh, and this optimizer would mix "
-            "its slices up. Wrap it: compile(optimizer=mesh.optimizer(optimizer), ...)"
+            "its slices up. Wrap it: compile(optimizer=mesh.optimizer(optimizer), ...). With "
+            "mixed_float16 wrap keras.optimizers.LossScaleOptimizer(optimizer). To go on from a "
+            "file: load_model(path, compile=False), compile so, "
+            "model.optimizer.build(model.trainable_variables), and model.load_weights(path)."
         )
+
+    @property
+    def _shared_name(self):
+        return self.path
 
     def _serialize_to_tensors(self):
         return {"VARIABLE_VALUE": self.value}

@@ -58,6 +58,8 @@ def extend(strategy, experts):
         experts: `ReplicatedExperts`.
     """
     base = type(strategy)
+    if getattr(strategy, "_experts", experts) is not experts:
+        raise ValueError("A strategy belongs to one mesh: make another one for another mesh.")
     if not isinstance(strategy, MeshStrategy):
         strategy.__class__ = type(base.__name__, (MeshStrategy, base), {})
     strategy._experts = experts
