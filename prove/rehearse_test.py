@@ -102,9 +102,7 @@ class ModelsTest(unittest.TestCase):
 
     def test_what_does_not_fit_gets_a_proposal(self):
         layer = SwitchDense(16, 65536, exploration="argmax")
-        rehearsal = rehearse(
-            layer, "v5e:2x2", input_shape=(512, 4096), optimizer="sgd", batch_size=32
-        )
+        rehearsal = rehearse(layer, "v5e:2x2", input_shape=(512, 4096), batch_size=32)
         print(rehearsal)
         self.assertFalse(rehearsal.fits)
         self.assertEqual(rehearsal.memory["available"], int(15.75 * 2**30))
