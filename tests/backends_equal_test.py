@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -11,6 +12,7 @@ SCRIPT = pathlib.Path(__file__).parent / "backend_outputs.py"
 TOLERANCES = {"float32": 1e-4, "mixed_bfloat16": 3e-2}
 
 
+@unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
 class BackendsEqualTest(unittest.TestCase):
     def outputs(self, backend):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """Tests of `keras_switch.tpu.precision`."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -46,6 +47,7 @@ class HighestFloat32Test(unittest.TestCase):
             tpu.highest_float32()
         self.assertIn("operand_precision={highest,highest}", self.lowered())
 
+    @unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
     def test_jax_lowers_to_highest_precision(self):
         environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
         printed = subprocess.run(
