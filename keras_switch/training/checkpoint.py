@@ -176,10 +176,8 @@ class Checkpoint(keras.callbacks.Callback):
         """Restores the metrics that Keras made in the first step: they are sums from zero."""
         named = _named(self.model.metrics_variables)
         late = {name: x for name, x in named.items() if name in self._late_metrics}
-        before = {name: keras.ops.convert_to_numpy(x.value) for name, x in late.items()}
-        _assign(late, self._late_metrics)
-        for name, variable in late.items():
-            variable.assign_add(before[name])
+        values = {name: _value(x) + self._late_metrics[name] for name, x in late.items()}
+        _assign(late, self._late_metrics | values)
         self._late_metrics = {}
 
     def _path(self):
@@ -255,7 +253,12 @@ def _named(variables):
 
 
 def _values(named):
-    return {name: keras.ops.convert_to_numpy(x.value).tolist() for name, x in named.items()}
+    return {name: _value(variable).tolist() for name, variable in named.items()}
+
+
+def _value(variable):
+    # The tensor of a metric on several cores is the sum over them.
+    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
 
 
 def _assign(named, values):
