@@ -120,8 +120,9 @@ def expected(whole, model, optimizers, batch):
     return results
 
 
-def lower(case, strategy, folder):
+def lower(case, folder):
     keras.utils.clear_session()
+    strategy = tpu_stand_in.strategy(tpu_cases.CORES)
     mesh = keras_switch.tpu.Mesh(*case.mesh, devices=strategy)
     make = case.optimizer or (lambda: None)
     optimizers = [None, make()]
@@ -147,9 +148,8 @@ def lower(case, strategy, folder):
 
 def main(folder):
     keras_switch.tpu.highest_float32()
-    strategy = tpu_stand_in.strategy(tpu_cases.CORES)
     for name, case in tpu_cases.CASES.items():
-        lower(case, strategy, pathlib.Path(folder) / name)
+        lower(case, pathlib.Path(folder) / name)
 
 
 if __name__ == "__main__":

@@ -86,13 +86,13 @@ def seen(graph):
 
 def main():
     keras_switch.tpu.highest_float32()
-    strategy = tpu_stand_in.strategy(tpu_cases.CORES)
     print(f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {tpu_cases.CORES} cores:\n")
     print("| program | optimizer | variables fed per core | AllToAll | CrossReplicaSum |")
     print("| --- | --- | --- | --- | --- |")
     for name in ("layer", "blocks", "replicated experts", "split width"):
         case = tpu_cases.CASES[f"{name}, bfloat16"]
         for make, kept in tpu_cases.OPTIMIZERS.items():
+            strategy = tpu_stand_in.strategy(tpu_cases.CORES)
             mesh = keras_switch.tpu.Mesh(*case.mesh, devices=strategy)
             with mesh.scope():
                 model = case.build(case.dtype)
