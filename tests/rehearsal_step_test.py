@@ -138,6 +138,11 @@ class SearchTest(unittest.TestCase):
         larger = next(pair for slice, pair in found if slice.name == "v5e:4x4")
         self.assertEqual(larger, ("batch:8,model:2", layout.strings[1]))
 
+    def test_a_layout_that_divides_no_batch_grows_into_others(self):
+        layout = Layout("model:8", "expert_hidden:model")
+        found = list(rehearsal_search.candidates(chips.Topology("v5e:2x4"), layout))
+        self.assertEqual(found[0][1], ("batch:8", "batch:batch,experts:batch"))
+
     def search(self, argument_bytes, totals):
         """What `nearest` says, and how many programs it compiles."""
         steps = unittest.mock.Mock()

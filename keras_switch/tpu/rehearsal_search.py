@@ -25,7 +25,7 @@ def candidates(topology, layout):
     """
     seen = {layout.strings}
     while topology:
-        for pair in (_longer(layout, topology.num_cores), *_splits(topology.num_cores)):
+        for pair in (*_longer(layout, topology.num_cores), *_splits(topology.num_cores)):
             if pair not in seen:
                 seen.add(pair)
                 yield topology, pair
@@ -33,11 +33,12 @@ def candidates(topology, layout):
 
 
 def _longer(layout, num_cores):
-    """The layout with as long a batch axis as the cores fill."""
+    """The layout with as long a batch axis as the cores fill, if it has one."""
     axes = dict(layout.axes)
     axis = layout.axis("batch") or layout.axis("outer_batch")
-    axes[axis] *= num_cores // layout.num_cores
-    return ",".join(f"{name}:{size}" for name, size in axes.items()), layout.strings[1]
+    if axis:
+        axes[axis] *= num_cores // layout.num_cores
+        yield ",".join(f"{name}:{size}" for name, size in axes.items()), layout.strings[1]
 
 
 def _splits(num_cores):
