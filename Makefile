@@ -14,6 +14,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/grouped_matmul_test.py \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
+	tests/mesh_connect_test.py \
 	tests/noise_test.py \
 	tests/rehearsal*_test.py \
 	tests/relative_position_bias_test.py \
