@@ -1,15 +1,21 @@
 import importlib
 import importlib.util
 import json
+import pathlib
+import tempfile
 import unittest
 import unittest.mock
 
+import jax
 import keras
 
 from keras_switch.layers import SwitchDense
 from keras_switch.tpu import Mesh
 from keras_switch.tpu import Rehearsal
+from keras_switch.tpu import compiler
+from keras_switch.tpu import rehearsal_run
 from keras_switch.tpu import rehearse
+from keras_switch.training import Adafactor
 
 GIB = 2**30
 FIELDS = {
@@ -133,6 +139,32 @@ class ArgumentsTest(unittest.TestCase):
                 mesh,
                 input_shape=(4, 8),
             )
+
+
+class ClassesTest(unittest.TestCase):
+    def test_the_other_process_imports_the_classes(self):
+        optimizer = keras.saving.serialize_keras_object(Adafactor())
+        with unittest.mock.patch.object(importlib, "import_module") as imported:
+            rehearsal_run.import_classes([{"optimizer": optimizer, "loss": "mse"}])
+        names = {call.args[0] for call in imported.call_args_list}
+        self.assertEqual(names, {"keras_switch.training.adafactor"})
+
+    def test_a_class_that_cannot_be_had_is_explained(self):
+        request = {
+            "model": {"module": "__main__", "class_name": "Mine", "config": {}},
+            "input_shape": [4],
+            "compile": {"optimizer": "sgd", "loss": "mse"},
+            "batch_size": 8,
+            "sequence_length": 1,
+            "topology": "v5e:1x1",
+            "mesh": ["batch:1", "batch:batch,experts:batch"],
+        }
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "request.json"
+            path.write_text(json.dumps(request))
+            with unittest.mock.patch.object(compiler, "devices", lambda _: jax.devices("cpu")):
+                rehearsal_run.main(path)
+            self.assertIn("Could not locate class 'Mine'", json.loads(path.read_text())["error"])
 
 
 class CompilerTest(unittest.TestCase):

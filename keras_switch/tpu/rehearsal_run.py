@@ -6,6 +6,7 @@ replaces the request by the answer.
 """
 
 import collections
+import importlib
 import json
 import pathlib
 import sys
@@ -113,12 +114,27 @@ def _flops(compiled, program, topology):
     return flops, compiled + passes - ideal
 
 
+def import_classes(config):
+    """Imports the modules that a serialized object names, which registers their classes."""
+    if isinstance(config, dict):
+        module = config.get("module")
+        # A class of the other process's script is not to be had here; Keras will say so.
+        if isinstance(module, str) and module != "__main__":
+            importlib.import_module(module)
+        config = list(config.values())
+    if isinstance(config, list):
+        for value in config:
+            import_classes(value)
+
+
 def main(path):
     """Answers the request in a file, in the same file."""
     path = pathlib.Path(path)
     try:
-        answer = run(json.loads(path.read_text()))
-    except ValueError as error:
+        request = json.loads(path.read_text())
+        import_classes([request["model"], request["compile"]])
+        answer = run(request)
+    except (ImportError, TypeError, ValueError) as error:
         answer = {"error": str(error)}
     path.write_text(json.dumps(answer))
 
