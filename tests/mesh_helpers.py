@@ -106,7 +106,8 @@ def state(trained):
 
 
 def values(variables):
-    return {f"{i} {v.path}": ops.convert_to_numpy(v.value) for i, v in enumerate(variables)}
+    values = map(ops.convert_to_numpy, map(ops.convert_to_tensor, variables))
+    return {f"{i} {v.path}": x for i, (v, x) in enumerate(zip(variables, values))}
 
 
 def assert_same(ours, theirs, rtol=2e-5, atol=2e-6):

@@ -202,6 +202,20 @@ class MeshStateTest(unittest.TestCase):
                 loaded = keras.saving.load_model(self.directory / f"{part}.keras")
                 assert_same(saved(loaded)[1], got.slots, 0, 0)
 
+    def test_an_epoch_is_resumed_in_its_middle_on_another_mesh(self):
+        x, y = X[:96], Y[:96]
+        expected = fit(make(ONE_CORE), x, y)
+        fit(make("2"), x, y, callbacks=[checkpoint.Checkpoint(self.directory / "a", every=4)])
+        (path,) = (self.directory / "a").glob("step-000000004-*")
+        resumed = make("2x2")
+        position = checkpoint.restore(resumed, path)
+        saver = checkpoint.Checkpoint(self.directory / "b", state=position)
+        got = fit(resumed, x[64:], y[64:], callbacks=[saver])
+        assert_same(got.slots, expected.slots)
+        history = {name: np.array(x) for name, x in position.history.items()}
+        self.assertEqual(history.keys(), expected.history.keys())
+        assert_same([history[name] for name in expected.history], list(expected.history.values()))
+
     def test_whole_is_the_ordinary_model(self):
         split = make("4x2")
         fill(split)
