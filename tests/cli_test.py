@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import importlib.util
 import io
 import os
 import pathlib
@@ -73,6 +74,7 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(output, "")
         self.assertIn("keras-switch rehearse: `topology` must name a chip", errors)
 
+    @unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
     def test_another_backend_is_refused_at_the_start(self):
         _, errors = self.run_command(
             "pretrain", f"--output_dir={self.root / 'jax'}", code=1, KERAS_BACKEND="jax"

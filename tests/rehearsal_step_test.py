@@ -1,21 +1,16 @@
-import importlib.util
 import unittest
 import unittest.mock
 
+import jax
 import keras
 
 from keras_switch.layers import SwitchDense
 from keras_switch.tpu import chips
+from keras_switch.tpu import compiler
 from keras_switch.tpu import hlo
+from keras_switch.tpu import rehearsal_search
+from keras_switch.tpu import rehearsal_step
 from keras_switch.tpu.layout import Layout
-
-HAS_JAX = importlib.util.find_spec("jax") is not None
-if HAS_JAX:
-    import jax
-
-    from keras_switch.tpu import compiler
-    from keras_switch.tpu import rehearsal_search
-    from keras_switch.tpu import rehearsal_step
 
 JAX = keras.config.backend() == "jax"
 SPLIT = ("batch:8", "batch:batch,experts:batch")
@@ -120,7 +115,6 @@ class StepTest(unittest.TestCase):
         self.assertEqual(step.matmul_flops(), (experts + router, experts + 6 * router))
 
 
-@unittest.skipUnless(HAS_JAX, "JAX is not installed.")
 class SearchTest(unittest.TestCase):
     def test_layouts_of_the_slice_come_before_larger_slices(self):
         found = list(rehearsal_search.candidates(chips.Topology("v5e:2x4"), Layout(*SPLIT)))

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import tempfile
@@ -22,6 +23,7 @@ from keras_switch.layers import dropless
 
 class T5Test(parameterized.TestCase):
     @parameterized.product(decoder=[False, True], gated=[False, True])
+    @unittest.skipUnless(importlib.util.find_spec("keras_hub"), "KerasHub is not installed.")
     def test_dense_block_equals_kerashub(self, decoder, gated):
         from keras_hub.src.models.t5.t5_transformer_layer import T5TransformerLayer
 
