@@ -40,10 +40,10 @@ FEATURES = (
 )
 
 
-def all_features():
+def all_features(features=FEATURES):
     inputs = keras.Input((4, 6))
     x = dense(6, 1)(keras.layers.Masking()(inputs))
-    for seed, kwargs in enumerate(FEATURES):
+    for seed, kwargs in enumerate(features):
         x = keras.layers.Add()([x, switch(seed=seed, **kwargs)(x)])
     return keras.Model(inputs, x)
 
@@ -118,9 +118,11 @@ class MeshTest(unittest.TestCase):
     def test_every_feature_has_the_same_outputs_losses_and_gradients(self):
         x = X[:16].copy()
         x[3, 1:] = x[8:10] = 0  # Padding, and a core without anything else.
-        for name in ("2 outer, 2 inner", "2x2"):
+        # Along an outer axis only the noise of experts differs from the rest.
+        for name, features in (("2x2", FEATURES), ("2 outer, 2 inner", FEATURES[:3:2])):
+            build = functools.partial(all_features, features)
             with self.subTest(name):
-                first, second = self.assert_steps_same(name, all_features, [x], tokens(16, 4, 6))
+                first, second = self.assert_steps_same(name, build, [x], tokens(16, 4, 6))
                 self.assertGreater(np.abs(first[0] - second[0]).max(), 1e-3)
                 self.assertGreater(min(np.abs(g).max() for g in first[2]), 1e-6)
 
