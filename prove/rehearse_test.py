@@ -84,8 +84,9 @@ class ExpertsTest(unittest.TestCase):
         )
         self.assertEqual(of_kind(rehearsal, "all-to-all")[0]["group_size"], 4)
         pairs = [row for row in of_kind(rehearsal, "all-reduce") if row["group_size"] == 2]
+        self.assertEqual({row["dtype"] for row in pairs}, {"bf16"})
         summed = sum(row["bytes"] * row["count"] for row in pairs)
-        self.assertEqual(summed, 2 * EXPERTS // 4 * DIM * HIDDEN * 4)
+        self.assertEqual(summed, 2 * EXPERTS // 4 * DIM * HIDDEN * 2)
 
 
 class ModelsTest(unittest.TestCase):
