@@ -36,7 +36,7 @@ class Sums:
 
     def _over(self, axes, values):
         sums = list(values)
-        for kind in {frozenset(names) for names in axes}:
+        for kind in dict.fromkeys(map(frozenset, axes)):
             places = [place for place, names in enumerate(axes) if names == kind]
             summed = exchange.all_sum([sums[i] for i in places], self._layout.groups(kind))
             for place, value in zip(places, summed):

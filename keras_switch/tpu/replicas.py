@@ -95,9 +95,6 @@ class ReplicatedExperts(Parallelism):
         self._strategy = strategy
         self._experts = self._groups("experts")
         self._hidden = self._groups("expert_hidden")
-        self._sharing = layout.groups(
-            [axis for axis in map(layout.axis, ("experts", "expert_hidden")) if axis]
-        )
         # Which cores' groups a core sees at the experts, in the order in which they arrive.
         experts, hidden = (_members(groups) for groups in (self._experts, self._hidden))
         self._senders = np.array(
