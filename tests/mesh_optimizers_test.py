@@ -55,7 +55,7 @@ def cases():
         "Lamb": lambda: optimizers.Lamb(1e-2),
         "Lamb accumulating": lambda: optimizers.Lamb(1e-2, gradient_accumulation_steps=2),
         "Adafactor": lambda: Adafactor(min_dim_size_to_factor=4),
-        "Adafactor whole": lambda: Adafactor(1e-2, beta_1=0.9, global_clipnorm=0.5),
+        "Adafactor whole": lambda: Adafactor(1e-2, beta_1=0.9, global_clipnorm=0.5, use_ema=True),
         "LossScale": lambda: optimizers.LossScaleOptimizer(
             optimizers.Adam(1e-2, global_clipnorm=0.5), initial_scale=64.0, dynamic_growth_steps=2
         ),
