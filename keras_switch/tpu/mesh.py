@@ -51,10 +51,9 @@ class Mesh:
         else:
             from keras_switch.tpu.shards import Shards as Backend
         self._backend = Backend(self.layout, devices)
-        self._strings = (shape, layout)
 
     def __repr__(self):
-        return "Mesh({!r}, {!r})".format(*self._strings)
+        return "Mesh({!r}, {!r})".format(*self.layout.strings)
 
     @contextlib.contextmanager
     def scope(self):
@@ -63,7 +62,7 @@ class Mesh:
         On JAX the mesh stays the process's `keras.distribution.distribution()` afterwards,
         because Keras asks for it when it trains.
         """
-        with self._backend.scope(), parallelism.use(self._backend.experts):
+        with self._backend.scope():
             yield self
 
     def optimizer(self, optimizer):

@@ -63,6 +63,18 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
         _sums: `Sums`.
     """
 
+    # What Keras's TensorFlow code overrides, as it was before.
+    stateless_apply = BaseOptimizer.stateless_apply
+    assign = BaseOptimizer.assign
+    assign_add = BaseOptimizer.assign_add
+    assign_sub = BaseOptimizer.assign_sub
+    _var_key = BaseOptimizer._var_key
+    _apply_weight_decay = BaseOptimizer._apply_weight_decay
+    _backend_update_step = BaseOptimizer._backend_update_step
+    _overwrite_model_variables_with_average_value = (
+        BaseOptimizer._overwrite_model_variables_with_average_value
+    )
+
     def _overwrite_variable_with_gradient(self, variable):
         return not isinstance(variable, SplitVariable) and variable.overwrite_with_gradient
 
@@ -118,14 +130,10 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
 
         def write(strategy, values):
             for (variable, _), value in zip(changes, values):
-                args = (variable, _assign, (value,))
-                strategy.extended.update(*args, group=False)
+                strategy.extended.update(variable, _assign, args=(value,), group=False)
 
         values = [value for _, value in changes]
         tf.distribute.get_replica_context().merge_call(write, args=(values,))
-
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        return BaseOptimizer.stateless_apply(self, optimizer_variables, grads, trainable_variables)
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         steps = self.gradient_accumulation_steps
@@ -173,24 +181,3 @@ class ReplicaOptimizer(keras.optimizers.Optimizer):
             pairs = zip(self._trainable_variables, self._model_variables_moving_average)
             for variable, average in pairs:
                 variable.assign(ops.where(overwrites, average.value, variable.value))
-
-    def _overwrite_model_variables_with_average_value(self, trainable_variables):
-        BaseOptimizer._overwrite_model_variables_with_average_value(self, trainable_variables)
-
-    def _apply_weight_decay(self, variables):
-        BaseOptimizer._apply_weight_decay(self, variables)
-
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        BaseOptimizer._backend_update_step(self, grads, trainable_variables, learning_rate)
-
-    def _var_key(self, variable):
-        return BaseOptimizer._var_key(self, variable)
-
-    def assign(self, variable, value):
-        BaseOptimizer.assign(self, variable, value)
-
-    def assign_add(self, variable, value):
-        BaseOptimizer.assign_add(self, variable, value)
-
-    def assign_sub(self, variable, value):
-        BaseOptimizer.assign_sub(self, variable, value)

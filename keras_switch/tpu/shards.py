@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 
+from keras_switch.layers import parallelism
 from keras_switch.tpu import cores
 from keras_switch.tpu.sharding import MeshDistribution
 from keras_switch.tpu.sharding import ShardedExperts
@@ -29,7 +30,8 @@ class Shards:
     @contextlib.contextmanager
     def scope(self):
         keras.distribution.set_distribution(self.distribution)
-        yield
+        with parallelism.use(self.experts):
+            yield
 
     @contextlib.contextmanager
     def outside(self):
