@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_switch.layers import activations
 from keras_switch.layers.initializers import fresh
 from keras_switch.layers.initializers import offset
 
@@ -31,7 +32,7 @@ class FeedForward(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.intermediate_dim = intermediate_dim
-        self.activation = keras.activations.get(activation)
+        self.activation = activations.get(activation)
         self.gated = gated
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_switch.layers import activations
 from keras_switch.layers import grouping
 from keras_switch.layers import initializers
 from keras_switch.layers import parallelism
@@ -125,7 +126,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         super().__init__(dtype=default_dtype(dtype), **kwargs)
         self.num_experts = num_experts
         self.intermediate_dim = intermediate_dim
-        self.activation = keras.activations.get(activation)
+        self.activation = activations.get(activation)
         self.gated = gated
         self.num_selected_experts = num_selected_experts
         self.capacity_factor = capacity_factor

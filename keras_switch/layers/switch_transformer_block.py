@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_switch.layers import activations
 from keras_switch.layers import attention_masks
 from keras_switch.layers import block_checks
 from keras_switch.layers import block_parts
@@ -40,9 +41,8 @@ class SwitchTransformerBlock(keras.layers.Layer):
         cross_attention: bool. Whether the block attends to an encoder's sequence.
         dropout: float. Rate of T5's dropouts.
         activation: string or callable. Activation of the feed-forward.
-        gated: bool. Whether the feed-forward is gated. T5 1.1 has `gated=True` and the
-            tanh approximation of GELU, which is `keras.activations.gelu` with
-            `approximate=True`; `"gelu"` is the exact one.
+        gated: bool. Whether the feed-forward is gated. T5 1.1 has `gated=True` and
+            `activation="gelu_approximate"`, the tanh approximation; `"gelu"` is exact.
         layer_norm_epsilon: float. Added to the mean square.
         relative_attention: bool. Whether the block has a relative position bias of its
             own. Set False to pass a shared one as `position_bias`, or none.
@@ -121,7 +121,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
         self.causal = causal
         self.cross_attention = cross_attention
         self.dropout = dropout
-        self.activation = keras.activations.get(activation)
+        self.activation = activations.get(activation)
         self.gated = gated
         self.layer_norm_epsilon = layer_norm_epsilon
         self.relative_attention = relative_attention
