@@ -1,0 +1,88 @@
+"""The paper's family of models: one table, and what follows from it without any weight.
+
+Sizes and capacities are those of the released models where there are such. Base and Large are
+released with ReLU and tied embeddings, though the paper's table 9 says GEGLU; XXL has 128
+experts, not the table's 64; C has 30 heads.
+"""
+
+_BASE = {
+    "vocabulary_size": 32128,
+    "num_layers": 12,
+    "num_heads": 12,
+    "hidden_dim": 768,
+    "intermediate_dim": 3072,
+    "key_value_dim": 64,
+    "dropout": 0.1,
+}
+_LARGE = {
+    **_BASE,
+    "num_layers": 24,
+    "num_heads": 16,
+    "hidden_dim": 1024,
+    "intermediate_dim": 4096,
+}
+_XXL = {
+    **_LARGE,
+    "num_heads": 64,
+    "hidden_dim": 4096,
+    "intermediate_dim": 10240,
+    "activation": "gelu_approximate",
+    "gated": True,
+    "tie_embedding_weights": False,
+}
+_C = {
+    **_BASE,
+    "num_layers": 15,
+    "num_heads": 30,
+    "hidden_dim": 2080,
+    "intermediate_dim": 6144,
+    "encoder_sparse_layers": range(15),
+    "decoder_sparse_layers": range(15),
+    "tie_embedding_weights": False,
+}
+_TINY = {
+    **_BASE,
+    "num_layers": 4,
+    "num_heads": 4,
+    "hidden_dim": 256,
+    "intermediate_dim": 1024,
+}
+_MINI = {**_TINY, "num_heads": 8, "hidden_dim": 384, "intermediate_dim": 1536}
+
+
+def _switch(dense, num_experts, **switch):
+    return {**dense, "num_experts": num_experts, "switch": {"expert_dropout": 0.1, **switch}}
+
+
+def _top_2(num_experts):
+    """The paper's MoE-Base: two experts a token, and as many slots."""
+    return _switch(_BASE, num_experts, num_selected_experts=2, capacity_factor=2.0)
+
+
+_BASE_EXPERTS = (8, 16, 32, 64, 128, 256)
+
+# Name of a model: arguments of `SwitchBackbone`.
+PRESETS = {
+    "switch_tiny_8": _switch(_TINY, 8),
+    "switch_mini_8": _switch(_MINI, 8),
+    **{f"switch_base_{n}": _switch(_BASE, n) for n in _BASE_EXPERTS},
+    "switch_large_128": _switch(_LARGE, 128),
+    "switch_xxl_128": _switch(_XXL, 128, eval_capacity_factor=4.0, min_capacity=2),
+    "switch_c_2048": _switch(_C, 2048, capacity_factor=1.0, min_capacity=2),
+    **{f"moe_base_{n}": _top_2(n) for n in _BASE_EXPERTS},
+    "t5_tiny": _TINY,
+    "t5_mini": _MINI,
+    "t5_base": _BASE,
+    "t5_large": _LARGE,
+    "t5_xxl": _XXL,
+}
+
+
+def check_no_weights(name, load_weights):
+    """Requires that nobody asks for the weights of a model that is but a name."""
+    if load_weights:
+        raise ValueError(
+            f"No weights come with the name {name!r}. Pass `load_weights=False` for random ones, "
+            "or convert those of others, `keras-switch convert --input=DIR --output=FOLDER`, and "
+            f"pass the folder. Received: preset={name!r}, load_weights={load_weights}"
+        )
