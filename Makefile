@@ -76,7 +76,7 @@ test-oldest: .venv-oldest/.ready
 .venv-prove-tpu/.ready: requirements/prove-tpu.txt requirements/tpu.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
-	$(@D)/bin/python $(PIP) --no-deps tensorflow-text==2.20.1 .
+	$(@D)/bin/python $(PIP) --no-deps tensorflow-text==2.20.1 keras-hub==0.32.0 .
 	@touch $@
 
 # Other packages, each in an environment of its own.
