@@ -22,14 +22,15 @@ PACKAGE = ROOT / "keras_switch"
 # What each part may import of the others.
 ARROWS = {
     "__init__": {"layers", "quiet"},
+    "files": set(),
     "quiet": set(),
     "backend": set(),
     "layers": {"backend"},
-    "data": {"layers", "backend"},
+    "data": {"files", "layers", "backend"},
     "models": {"layers", "backend"},
     "tpu": {"layers", "backend"},
-    "export": {"models", "data", "layers", "backend"},
-    "training": {"models", "data", "tpu", "layers", "backend"},
+    "export": {"files", "models", "data", "layers", "backend"},
+    "training": {"files", "models", "data", "tpu", "layers", "backend"},
     "cli": {"training", "export", "tpu", "models", "data", "layers", "backend"},
 }
 USES_TENSORFLOW = {"backend", "data", "export", "tpu"}

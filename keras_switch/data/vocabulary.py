@@ -1,13 +1,14 @@
 """SentencePiece vocabularies with T5's sentinels."""
 
 import io
-import os
 import pathlib
 
 import sentencepiece
 import tensorflow as tf
 import tensorflow_text as tf_text
 from sentencepiece import sentencepiece_model_pb2
+
+from keras_switch import files
 
 PAD, EOS, UNK = 0, 1, 2
 MAX_SENTENCE_BYTES = 4192
@@ -119,14 +120,8 @@ class Vocabulary:
 
     def save(self, path):
         """Writes the vocabulary, whole or not at all."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(beside, "wb") as file:
-            file.write(self.model)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with files.whole(path) as beside:
+            beside.write_bytes(self.model)
 
 
 def _cut(lines):

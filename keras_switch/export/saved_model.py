@@ -1,12 +1,11 @@
 """SavedModels of any Keras model with Switch layers."""
 
-import os
 import pathlib
-import shutil
 
 import keras
 import tensorflow as tf
 
+from keras_switch import files
 from keras_switch.layers import dropless
 
 
@@ -56,9 +55,8 @@ def write(model, function, signature, path, resources=()):
     as they were, and no half of a new one.
     """
     path = pathlib.Path(path)
-    beside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
+    version = path / str(_next_version(path))
     archive = keras.export.ExportArchive()
     archive.track(model)
     for resource in resources:
@@ -70,23 +68,11 @@ def write(model, function, signature, path, resources=()):
             return function(*inputs)
 
     archive.add_endpoint("serving_default", serve, input_signature=signature)
-    archive.write_out(beside, verbose=False)
-    for written in (*beside.rglob("*"), beside):
-        _sync(written)
-    version = path / str(_next_version(path))
-    beside.rename(version)
-    _sync(path)
+    with files.whole(version) as beside:
+        archive.write_out(beside, verbose=False)
     return version
 
 
 def _next_version(path):
     """TensorFlow Serving loads the highest number, and reloads only a new one."""
     return 1 + max((int(x.name) for x in path.iterdir() if x.name.isdecimal()), default=0)
-
-
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import shutil
 
 import keras
 import numpy as np
+
+from keras_switch import files
 
 MODEL_NAME, STATE_NAME = "model.keras", "state.json"
 _PREFIX = "step-"
@@ -158,15 +159,10 @@ class Checkpoint(keras.callbacks.Callback):
         # The metrics of a finished epoch are in the history, and start anew.
         state.metrics = _values(_named(self.model.metrics_variables)) if state.epoch_step else {}
         state.parts = {name: part.get_state() for name, part in self.parts.items()}
-        beside = path.with_name(f".{path.name}.tmp")
-        _remove(beside)
-        beside.mkdir(parents=True)
-        self.model.save(beside / MODEL_NAME)
-        (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)))
-        for written in (beside / MODEL_NAME, beside / STATE_NAME, beside):
-            _sync(written)
-        beside.rename(path)
-        _sync(self.directory)
+        with files.whole(path) as beside:
+            beside.mkdir()
+            self.model.save(beside / MODEL_NAME)
+            (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)))
         self._written = path
         for old in _checkpoints(self.directory)[: -self.keep]:
             _remove(old)
@@ -289,11 +285,3 @@ def _remove(path):
     if path.exists():
         path.rename(hidden)
         shutil.rmtree(hidden)
-
-
-def _sync(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,12 +1,11 @@
 """Pictures of a run."""
 
-import os
-import pathlib
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from keras_switch import files
 
 TRAIN_COLOR, VALIDATION_COLOR = "#4269d0", "#d1495b"
 
@@ -87,9 +86,6 @@ def plot_loads(windows, path, steps_per_window):
 
 def _save(figure, path):
     """Writes a PNG, whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    beside = path.with_name(f".{path.name}.tmp")
-    figure.savefig(beside, format="png", dpi=150)
-    os.replace(beside, path)
+    with files.whole(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)

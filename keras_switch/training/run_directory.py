@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import os
 import pathlib
+
+from keras_switch import files
 
 NAME = "config.json"
 
@@ -63,14 +64,9 @@ def check_corpus(lines, directory):
 def write_settings(settings, lines, directory):
     """Writes the settings and the digest of the corpus: from now on there is a run to resume."""
     path = pathlib.Path(directory) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump({"settings": settings, "corpus_sha256": digest(lines)}, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    text = json.dumps({"settings": settings, "corpus_sha256": digest(lines)}, indent=2)
+    with files.whole(path) as beside:
+        beside.write_text(f"{text}\n", encoding="utf-8")
 
 
 def move_aside(directory):
