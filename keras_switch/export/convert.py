@@ -1,0 +1,125 @@
+"""Weights from one format to another: `keras-switch convert`."""
+
+import pathlib
+
+import keras
+import ml_dtypes  # noqa: F401 (gives numpy its bfloat16)
+import numpy as np
+
+from keras_switch import files
+from keras_switch import models
+from keras_switch.export import source as sources
+from keras_switch.export.huggingface import HuggingFace
+from keras_switch.export.huggingface_writer import write_huggingface
+from keras_switch.export.keras_folder import is_keras_folder
+from keras_switch.export.keras_folder import load_keras
+from keras_switch.export.keras_folder import make_preprocessor
+from keras_switch.export.keras_folder import write_keras
+
+SOURCES = (HuggingFace,)
+WRITERS = {"keras": write_keras, "huggingface": write_huggingface}
+
+
+def convert(input, output, to="keras", dtype=None, verbose=1):
+    """Writes the weights of a folder in another format.
+
+    The input's format is recognised: a KerasHub folder of a `SwitchSeq2SeqLM`, or a Hugging Face
+    folder of a Switch Transformer or a T5. Every tensor of it is used once, or named in an
+    error; so is every weight of the model. Shapes are checked before anything is read.
+
+    Args:
+        input: Path of a folder.
+        output: Path of a folder that does not exist. It appears whole or not at all.
+        to: `"keras"`, a folder for `SwitchSeq2SeqLM.from_preset`, or `"huggingface"`, one for
+            `transformers`.
+        dtype: Dtype or policy of the model. Defaults to mixed bfloat16, whose weights are float32.
+        verbose: 0 or 1. Whether to show a progress bar.
+
+    Returns:
+        Path of the output.
+
+    Raises:
+        ValueError: If the input is not in a known format, or is broken, the output exists, or
+            the format of the output cannot hold the model.
+        FileNotFoundError: If the input, or a part of it, does not exist.
+    """
+    output = pathlib.Path(output)
+    if to not in WRITERS:
+        raise ValueError(f"`to` must be one of {', '.join(WRITERS)}. Received: to={to!r}")
+    if output.exists() or output.is_symlink():
+        raise ValueError(
+            "`output` must not exist: name another folder, or remove it. "
+            f"Received: output={str(output)!r}"
+        )
+    model = load(input, dtype, verbose)
+    with files.whole(output) as beside:
+        WRITERS[to](model, beside, verbose)
+    return output
+
+
+def load(path, dtype=None, verbose=1):
+    """Reads a model from a folder in any known format.
+
+    Args:
+        path: Path of the folder.
+        dtype: Dtype or policy of the model. Defaults to mixed bfloat16.
+        verbose: 0 or 1. Whether to show a progress bar.
+
+    Returns:
+        `SwitchSeq2SeqLM`, with a preprocessor if the folder has a tokenizer.
+
+    Raises:
+        ValueError, FileNotFoundError: As `convert`.
+    """
+    path = pathlib.Path(path)
+    if is_keras_folder(path):
+        return load_keras(path, dtype)
+    with _open(path) as source:
+        arguments = {**source.arguments, "dtype": dtype}
+        table = sources.check(source, weight_shapes(arguments))
+        _check_duplicates(source)
+        preprocessor = make_preprocessor(source.spiece, arguments["vocabulary_size"])
+        backbone = models.SwitchBackbone(**arguments)
+        _fill(backbone.named_weights(), source, table, verbose)
+    return models.SwitchSeq2SeqLM(backbone, preprocessor=preprocessor)
+
+
+def weight_shapes(arguments):
+    """Shapes of the weights of a `SwitchBackbone` by name, without allocating one."""
+    with keras.StatelessScope(initialize_variables=False):
+        weights = models.SwitchBackbone(**arguments).named_weights()
+        return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def _open(path):
+    for format in SOURCES:
+        if format.recognises(path):
+            return format(path)
+    if not path.exists():
+        raise FileNotFoundError(f"`input` does not exist. Received: input={str(path)!r}")
+    known = "; ".join(format.title for format in SOURCES)
+    raise ValueError(
+        "`input` must be a folder of `SwitchSeq2SeqLM.save_to_preset`, or in one of these "
+        f"formats: {known}. Received: input={str(path)!r}"
+    )
+
+
+def _check_duplicates(source):
+    for name, original in source.duplicates.items():
+        if not np.array_equal(source.read(name), source.read(original)):
+            raise ValueError(
+                f"{source.title} has two tensors that should be equal, but differ. Received: "
+                f"input={str(source.path)!r}, {name} and {original}"
+            )
+
+
+def _fill(weights, source, table, verbose):
+    """Sets each weight, one tensor at a time."""
+    steps = sum(len(entry.names) for entry in table.values())
+    bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="tensor")
+    for name, entry in table.items():
+        value = np.empty(weights[name].shape, weights[name].dtype)
+        for part, tensor in zip(value if entry.stacked else [value], entry.names, strict=True):
+            part[...] = entry.to_weight(source.read(tensor), part.shape)
+            bar.add(1)
+        weights[name].assign(value)

@@ -1,0 +1,79 @@
+"""Weights of Hugging Face folders: Switch Transformers and T5."""
+
+from keras_switch.export import huggingface_config
+from keras_switch.export import huggingface_files
+from keras_switch.export import huggingface_names
+from keras_switch.export.source import Source
+
+CONFIG, SPIECE = "config.json", "spiece.model"
+# T5's first release has it, and no implementation uses it.
+_UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+
+
+class HuggingFace(Source):
+    """A folder of `transformers`: config.json, weights, and maybe spiece.model.
+
+    Raises:
+        ValueError: If a file is broken or a value of the configuration not sensible.
+        FileNotFoundError: If a file is missing.
+        ImportError: If the weights are in pytorch_model.bin and torch is missing.
+    """
+
+    title = "Hugging Face (config.json and model.safetensors or pytorch_model.bin)"
+
+    @classmethod
+    def recognises(cls, path):
+        return (path / CONFIG).is_file()
+
+    def __init__(self, path):
+        super().__init__(path)
+        config = huggingface_files.read_json(path, CONFIG)
+        self._model_type = config.get("model_type")
+        if self._model_type not in huggingface_config.MODEL_TYPES:
+            known = " or ".join(huggingface_config.MODEL_TYPES)
+            raise ValueError(
+                f"`model_type` in config.json must be {known}. Received: input={str(path)!r}, "
+                f"model_type={self._model_type!r}"
+            )
+        self.arguments = huggingface_config.to_arguments(config)
+        if (path / SPIECE).exists():
+            self.spiece = huggingface_files.inside(path, SPIECE).read_bytes()
+        self._tensors = huggingface_files.Tensors(path)
+        self.names_and_shapes = dict(self._tensors.shapes)
+        self._check_numbers()
+        self._same = {}
+        self._find_duplicates()
+        self.ignored = frozenset({_UNUSED})
+
+    def table(self, shapes):
+        gated = self.arguments.get("gated", False)
+        return huggingface_names.table(shapes, self._model_type, gated)
+
+    def read(self, name):
+        return self._tensors.read(self._same.get(name, name))
+
+    def _check_numbers(self):
+        """Refuses more blocks or experts than there are tensors before anyone counts to them."""
+        for name in ("num_layers", "num_decoder_layers", "num_experts"):
+            number = self.arguments.get(name, 1)
+            if number > len(self.names_and_shapes):
+                raise ValueError(
+                    "There must be a tensor for each block and expert. Received: "
+                    f"input={str(self.path)!r}, {name}={number}, and "
+                    f"{len(self.names_and_shapes)} tensors"
+                )
+
+    def _find_duplicates(self):
+        """Any name of the embedding may be the only one, or there may be several."""
+        shared, logits = huggingface_names.SHARED, huggingface_names.LOGITS
+        tied = self.arguments["tie_embedding_weights"]
+        names = (*huggingface_names.EMBEDDINGS, *([logits] if tied else []))
+        found = [name for name in names if name in self.names_and_shapes]
+        if found and found[0] != shared:
+            self._same[shared] = found[0]
+            self.names_and_shapes[shared] = self.names_and_shapes.pop(found[0])
+        self.duplicates = dict.fromkeys(found[1:], shared)
+        if self._model_type == "t5" and not tied and logits not in self.names_and_shapes:
+            # T5's logits may share the embedding without rescaling, which ours do not.
+            self._same[logits] = self._same.get(shared, shared)
+            self.names_and_shapes |= {logits: self.names_and_shapes[shared]} if found else {}

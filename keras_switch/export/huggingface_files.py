@@ -1,0 +1,171 @@
+"""Tensors in the files of a Hugging Face folder."""
+
+import importlib
+import json
+import pathlib
+import pickle
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_LARGEST_JSON = 2**26
+
+
+def inside(folder, name):
+    """Path of a file in a folder, which it may not leave.
+
+    In Hugging Face's cache, `snapshots/REVISION`, links to the `blobs` beside are followed.
+
+    Raises:
+        ValueError: If the name is no name of a file, or a link leads out of the folder.
+        FileNotFoundError: If there is no such file.
+    """
+    root = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    if not isinstance(name, str) or name in ("", "..") or pathlib.PurePath(name).name != name:
+        raise ValueError(
+            f"A file must be named without folders. Received: input={str(folder)!r}, {name!r}"
+        )
+    path = folder / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"A file must not be a link out of the folder. Received: {str(path)!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"A file is missing. Received: {str(path)!r}")
+    return path
+
+
+def read_json(folder, name):
+    """Reads a dictionary.
+
+    Raises:
+        ValueError: If the file is no JSON, or no dictionary.
+    """
+    path = inside(folder, name)
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"A JSON file must be smaller than 64 MiB. Received: {str(path)!r}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"A file must be JSON. Received: {str(path)!r} ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"A file must hold a JSON object. Received: {str(path)!r}")
+    return value
+
+
+class Tensors:
+    """The tensors of a folder: their names and shapes, and one at a time their values.
+
+    Attributes:
+        shapes: Dictionary from names to tuples of ints.
+
+    Raises:
+        ValueError: If a file is broken, if two have one tensor, or if the index is wrong.
+        FileNotFoundError: If a file is missing.
+        ImportError: If torch is needed and missing.
+    """
+
+    def __init__(self, folder):
+        name = next((x for x in (*SAFETENSORS, *PICKLES) if (folder / x).is_file()), None)
+        if name is None:
+            raise FileNotFoundError(
+                f"A folder must have one of {', '.join((*SAFETENSORS, *PICKLES))}. Received: "
+                f"{str(folder)!r}"
+            )
+        open_file = _SafeFile if name in SAFETENSORS else _TorchFile
+        self._files = {}
+        self.shapes = {}
+        listed = _read_index(folder, name) if name.endswith(".json") else {name: None}
+        for file_name, expected in listed.items():
+            path = inside(folder, file_name)
+            file = open_file(path)
+            if expected is not None and expected != file.shapes.keys():
+                wrong = sorted(expected ^ file.shapes.keys())
+                raise ValueError(
+                    "The index and a file must list the same tensors. Received: "
+                    f"{str(path)!r}, and in only one of them {wrong[:8]}"
+                )
+            self._files |= dict.fromkeys(file.shapes, file)
+            self.shapes |= file.shapes
+
+    def read(self, name):
+        """Returns a tensor as a numpy array."""
+        return self._files[name].read(name)
+
+
+def _read_index(folder, name):
+    """Returns a dictionary from names of files to sets of names of tensors."""
+    places = read_json(folder, name).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            "An index must have a `weight_map`, an object that names the file of each tensor. "
+            f"Received: {str(folder / name)!r}"
+        )
+    listed = {}
+    for tensor, file_name in places.items():
+        inside(folder, file_name)
+        listed.setdefault(file_name, set()).add(tensor)
+    return listed
+
+
+class _SafeFile:
+    def __init__(self, path):
+        self._path = path
+        self.shapes = {}
+        try:
+            self._file = safetensors.safe_open(path, framework="np")
+            for name in self._file.keys():
+                tensor = self._file.get_slice(name)
+                self.shapes[name] = tuple(tensor.get_shape())
+                _check_dtype(path, name, tensor.get_dtype())
+        except (safetensors.SafetensorError, OSError) as error:
+            raise _broken(path, error) from None
+
+    def read(self, name):
+        return self._file.get_tensor(name)
+
+
+class _TorchFile:
+    def __init__(self, path):
+        try:
+            torch = importlib.import_module("torch")
+        except ImportError:
+            raise ImportError(
+                "Reading pytorch_model.bin needs torch: `pip install torch`, or convert a folder "
+                f"with model.safetensors. Received: {str(path)!r}"
+            ) from None
+        try:
+            tensors = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+            raise _broken(path, str(error).split("\n")[0]) from None
+        if not isinstance(tensors, dict) or not all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor)
+            for name, tensor in tensors.items()
+        ):
+            raise _broken(path, "not a dictionary of tensors")
+        names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16"}
+        names[torch.bfloat16] = "BF16"
+        for name, tensor in tensors.items():
+            _check_dtype(path, name, names.get(tensor.dtype, tensor.dtype))
+        self._torch, self._tensors = torch, tensors
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def read(self, name):
+        tensor = self._tensors[name]
+        if tensor.dtype == self._torch.bfloat16:
+            return tensor.contiguous().view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return np.asarray(tensor.numpy())
+
+
+def _check_dtype(path, name, dtype):
+    if dtype not in _FLOATS:
+        raise ValueError(
+            f"A tensor must be of one of the dtypes {', '.join(_FLOATS)}. Received: "
+            f"{str(path)!r}, {name}: {dtype}"
+        )
+
+
+def _broken(path, error):
+    return ValueError(f"A file of weights cannot be read. Received: {str(path)!r} ({error})")

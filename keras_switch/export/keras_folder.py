@@ -1,0 +1,56 @@
+"""KerasHub folders of a `SwitchSeq2SeqLM`."""
+
+from keras_switch import models
+from keras_switch.export import huggingface_files
+
+_BACKBONE = "keras_switch>SwitchBackbone"
+
+
+def is_keras_folder(path):
+    """Whether a folder holds a configuration of KerasHub's."""
+    try:
+        return "registered_name" in huggingface_files.read_json(path, "config.json")
+    except (ValueError, FileNotFoundError):
+        return False
+
+
+def load_keras(path, dtype):
+    """Loads a `SwitchSeq2SeqLM`.
+
+    Raises:
+        ValueError: If the folder is of another model, or broken.
+    """
+    name = huggingface_files.read_json(path, "config.json")["registered_name"]
+    if name != _BACKBONE:
+        raise ValueError(
+            f"A KerasHub folder must be of a {_BACKBONE}. Received: input={str(path)!r}, "
+            f"registered_name={name!r}"
+        )
+    try:
+        return models.SwitchSeq2SeqLM.from_preset(str(path), dtype=dtype)
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"A KerasHub folder cannot be loaded. Received: input={str(path)!r} ({error})"
+        ) from error
+
+
+def write_keras(model, path, verbose=1):
+    """Writes a folder for `SwitchSeq2SeqLM.from_preset`."""
+    model.save_to_preset(str(path))
+
+
+def make_preprocessor(spiece, vocabulary_size):
+    """Makes a preprocessor of a SentencePiece model, if there is one.
+
+    Raises:
+        ValueError: If it is broken, or has ids that the model does not know.
+    """
+    if spiece is None:
+        return None
+    tokenizer = models.SwitchTokenizer(proto=spiece)
+    if tokenizer.vocabulary_size() > vocabulary_size:
+        raise ValueError(
+            "The tokenizer must not have more ids than the model. Received: "
+            f"{tokenizer.vocabulary_size()} pieces, vocabulary_size={vocabulary_size}"
+        )
+    return models.SwitchSeq2SeqLMPreprocessor(tokenizer)
