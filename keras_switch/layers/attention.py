@@ -33,7 +33,8 @@ class Attention(keras.layers.Layer):
         query_mask: Optional boolean tensor `(batch, query_length)`: padding takes no
             slot of an expert.
         key_mask: Likewise, `(batch, key_length)`.
-        cache: Optional tensor `(batch, 2, max_length, num_heads, key_value_dim)`.
+        cache: Optional tensor `(batch, 2, max_length, num_heads, key_value_dim)`. Without `keys`
+            it may have fewer rows: each then serves as many consecutive rows of queries.
         cache_update_index: Position at which the keys and values enter the cache.
         training: bool.
 
@@ -107,6 +108,10 @@ class Attention(keras.layers.Layer):
                 k = v = self.key_value(keys, mask=key_mask, training=training)
         return tuple(None if x is None else self._heads(x) for x in (q, k, v))
 
+    def make_cache(self, keys):
+        """Returns the cache of the keys and values of a sequence `(batch, length, dim)`."""
+        return ops.stack([self._heads(self.key(keys)), self._heads(self.value(keys))], axis=1)
+
     def call(
         self,
         queries,
@@ -124,6 +129,8 @@ class Attention(keras.layers.Layer):
             if k is not None:
                 update = ops.cast(ops.stack([k, v], axis=1), cache.dtype)
                 cache = ops.slice_update(cache, (0, 0, cache_update_index, 0, 0), update)
+            else:
+                q = ops.reshape(q, (ops.shape(cache)[0], -1, self.num_heads, self.key_value_dim))
             k, v = (ops.cast(x, q.dtype) for x in (cache[:, 0], cache[:, 1]))
         logits = ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), "float32")
         if bias is not None:

@@ -85,18 +85,19 @@ def check_call(block, inputs, encoder_sequence, position_bias, caches, masks):
     """
     cache, index, cross_cache = caches
     _check_sequences(block, inputs, encoder_sequence, cross_cache)
-    for name, value in zip(CACHES[::2], (cache, cross_cache)):
-        if value is not None:
-            _check_cache_shape(block, inputs, name, value)
-    _check_caches(block, inputs, cache, index, cross_cache)
     batch, length = inputs.shape[:2]
+    encoder_batch = _encoder_batch(batch, encoder_sequence, cross_cache)
+    for name, value, rows in zip(CACHES[::2], (cache, cross_cache), (batch, encoder_batch)):
+        if value is not None:
+            _check_cache_shape(block, inputs, name, value, rows)
+    _check_caches(block, inputs, cache, index, cross_cache)
     keys = length if cache is None else cache.shape[2]
     encoder_keys = _encoder_length(encoder_sequence, cross_cache)
     shapes = (
         (batch, keys),
         (batch, length, keys),
-        (batch, encoder_keys),
-        (batch, length, encoder_keys),
+        (encoder_batch, encoder_keys),
+        (encoder_batch, length, encoder_keys),
     )
     for name, mask, shape in zip(MASKS, masks, shapes):
         if mask is not None:
@@ -138,9 +139,17 @@ def _check_sequences(block, inputs, encoder_sequence, cross_cache):
         )
 
 
-def _check_cache_shape(block, inputs, name, cache):
+def _encoder_batch(batch, encoder_sequence, cross_cache):
+    """Rows of the encoder's masks and cache; a cache that is filled may have a share of all."""
+    if encoder_sequence is not None or cross_cache is None or batch is None:
+        return batch
+    rows = cross_cache.shape[0]
+    return rows if rows is None or batch % rows == 0 else batch
+
+
+def _check_cache_shape(block, inputs, name, cache, rows):
     size = block.key_value_dim or inputs.shape[-1] // block.num_heads
-    expected = (inputs.shape[0], 2, None, block.num_heads, size)
+    expected = (rows, 2, None, block.num_heads, size)
     if not _fits(cache.shape, expected):
         raise ValueError(
             f"`{name}` must have the shape `(batch, 2, max_length, num_heads, key_value_dim)`, "

@@ -47,6 +47,13 @@ class Parallelism:
         """
         return function(weights, *groups)
 
+    def check_whole(self, what):
+        """Raises `ValueError` where no core has whole weights for `what`, a string."""
+
+    def mean(self, x):
+        """The mean of a scalar over all cores, which has no gradient."""
+        return x
+
     def to_experts(self, x_GECD):
         """Sends each expert's slots to the cores that hold the expert: `(G', E', C, D)`."""
         return x_GECD

@@ -74,6 +74,8 @@ class SwitchTransformerBlock(keras.layers.Layer):
         cache_update_index: int or int32 scalar tensor. Position of the first input.
         cross_attention_cache: Like `self_attention_cache`, `encoder_length` long. It is
             filled from `encoder_sequence` if that is given, and used as it is otherwise.
+            Then it, and `encoder_padding_mask`, may have fewer rows than the inputs: each
+            serves as many consecutive ones, such as the beams of one text.
         mask: The Keras mask of `inputs`, which Keras fills in if they are the only tensor.
         inputs_mask: The Keras mask of `inputs`, which Keras fills in otherwise.
         encoder_sequence_mask: The Keras mask of `encoder_sequence`, likewise.
@@ -232,6 +234,10 @@ class SwitchTransformerBlock(keras.layers.Layer):
         else:
             outputs = self.feed_forward(normed, mask=token_mask, training=training)
         return x + self.residual_dropout(outputs, training=training)
+
+    def make_cross_attention_cache(self, encoder_sequence):
+        """Returns the filled cache of a sequence `(batch, encoder_length, dim)`."""
+        return self.encoder_attention.make_cache(encoder_sequence)
 
     def compute_output_shape(self, inputs_shape, encoder_sequence_shape=None):
         return tuple(inputs_shape)

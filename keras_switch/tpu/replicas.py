@@ -154,6 +154,18 @@ class ReplicatedExperts(Parallelism):
                     return function(weights, *groups)
         return function(weights, *groups)
 
+    def check_whole(self, what):
+        raise ValueError(
+            f"{what} needs whole weights, and those of this model are split over a mesh. Take "
+            f"`mesh.whole(model)`. Received: a model on {self._layout}"
+        )
+
+    def mean(self, x):
+        if not self.in_replica():
+            return x
+        groups = self._layout.groups(self._layout.axes)
+        return exchange.all_sum([x], groups)[0] / self._layout.num_cores
+
     def to_experts(self, x_GECD):
         if not self.in_replica():
             return x_GECD

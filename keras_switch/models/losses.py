@@ -1,0 +1,56 @@
+"""Losses that are means over real targets, wherever those lie."""
+
+import keras
+from keras import ops
+
+from keras_switch.layers import parallelism
+
+
+class _MeanOverTargets:
+    """Divides by the sum of the sample weights of all cores of a mesh, not of each core's own.
+
+    On one core, and in a `tf.distribute` strategy that is no mesh, this is Keras's own
+    `"mean_with_sample_weight"`.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs = {"reduction": "mean_with_sample_weight", "dtype": "float32"} | kwargs
+        super().__init__(**kwargs)
+        self._parallelism = parallelism.active()
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        mean = super().__call__(y_true, y_pred, sample_weight)
+        if sample_weight is None:
+            return mean  # Every core has as many.
+        weight = ops.sum(ops.cast(sample_weight, "float32"))
+        return mean * ops.divide_no_nan(weight, self._parallelism.mean(weight))
+
+
+@keras.saving.register_keras_serializable(package="keras_switch")
+class TargetCrossEntropy(_MeanOverTargets, keras.losses.SparseCategoricalCrossentropy):
+    """Mean cross-entropy, in nats, of logits over real targets.
+
+    Made in the `scope` of a mesh it does not depend on the layout: it is divided by the sum of the
+    sample weights of all cores.
+
+    Args:
+        name: string.
+
+    Call arguments:
+        y_true: Integer tensor `(batch, length)`.
+        y_pred: Logits of shape `(batch, length, vocabulary_size)`.
+        sample_weight: Tensor `(batch, length)`, 0 at padding.
+    """
+
+    def __init__(self, name="target_cross_entropy"):
+        super().__init__(name=name, from_logits=True)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class LogitsZLoss(_MeanOverTargets, keras.losses.Loss):
+    """Mean of `logsumexp(logits) ** 2` over real targets, called as `TargetCrossEntropy` is."""
+
+    def call(self, y_true, y_pred):
+        return ops.square(ops.logsumexp(y_pred, axis=-1))
