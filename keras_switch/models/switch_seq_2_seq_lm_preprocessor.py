@@ -34,3 +34,10 @@ class SwitchSeq2SeqLMPreprocessor(keras_hub.models.T5Seq2SeqLMPreprocessor):
 
     backbone_cls = SwitchBackbone
     tokenizer_cls = SwitchTokenizer
+
+    def get_config(self):
+        # KerasHub's own leaves the lengths out.
+        return super().get_config() | {
+            "encoder_sequence_length": self.encoder_sequence_length,
+            "decoder_sequence_length": self.decoder_sequence_length,
+        }

@@ -125,7 +125,7 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
         if names != [f"<extra_id_{number}>" for number in reversed(range(self.num_sentinels))]:
             raise ValueError(
                 "The sentinels must be the last pieces, counting down to `<extra_id_0>`. Received: "
-                f"{self.num_sentinels} sentinels, and as the last pieces {names[:2]} ... {names[-2:]}"
+                f"{self.num_sentinels} sentinels, and the last pieces {names[:2]} ... {names[-2:]}"
             )
         del proto.pieces[size:]
         proto.trainer_spec.vocab_size = size
