@@ -1,8 +1,4 @@
-import importlib.util
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import unittest
 
@@ -183,22 +179,6 @@ class SwitchTokenizerTest(unittest.TestCase):
         for kwargs in ({"sequence_length": 8}, {"dtype": "string"}):
             with self.assertRaisesRegex(ValueError, "Pad them with `SwitchSeq2SeqLMPreprocessor`"):
                 SwitchTokenizer(model, **kwargs)
-
-
-@unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
-@unittest.skipUnless(keras.backend.backend() == "tensorflow", "It runs itself on JAX.")
-class JaxTest(unittest.TestCase):
-    def test_texts_and_presets_do_not_depend_on_the_backend(self):
-        tests = [f"tests/{name}_test.py" for name in ("switch_tokenizer", "preprocessor")]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *tests],
-            cwd=pathlib.Path(__file__).resolve().parents[1],
-            env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
-            capture_output=True,
-            text=True,
-        )
-        self.assertEqual(done.returncode, 0, done.stdout)
-        self.assertRegex(done.stdout, r"\d\d passed")
 
 
 if __name__ == "__main__":
