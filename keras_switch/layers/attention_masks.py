@@ -12,6 +12,19 @@ def causal_mask(query_length, key_length, offset):
     return (key <= query)[None]
 
 
+def same_example(queries, keys):
+    """Whether two tokens of packed rows are of one example.
+
+    Args:
+        queries: int32 tensor `(batch, query)`, the numbers of the tokens' examples.
+        keys: int32 tensor `(batch, key)`, likewise.
+
+    Returns:
+        Boolean tensor `(batch, query, key)`.
+    """
+    return ops.equal(queries[:, :, None], keys[:, None, :])
+
+
 def combine(padding_mask, *attention_masks):
     """One mask of all that are not `None`, or `None`.
 

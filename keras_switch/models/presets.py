@@ -5,6 +5,8 @@ released with ReLU and tied embeddings, though the paper's table 9 says GEGLU; X
 experts, not the table's 64; C has 30 heads.
 """
 
+import os
+
 _BASE = {
     "vocabulary_size": 32128,
     "num_layers": 12,
@@ -76,6 +78,26 @@ PRESETS = {
     "t5_large": _LARGE,
     "t5_xxl": _XXL,
 }
+
+
+def preset(name):
+    """Returns the arguments of a preset's `SwitchBackbone`."""
+    if name not in PRESETS:
+        raise ValueError(_unknown(name))
+    return dict(PRESETS[name])
+
+
+def check_address(name):
+    """Requires that what is no preset is a folder, or an address such as `"hf://..."`."""
+    if "://" not in name and not os.path.isdir(name):
+        raise ValueError(_unknown(name))
+
+
+def _unknown(name):
+    return (
+        "There is no such preset, nor such a folder. "
+        f"Received: {name!r}; there are {', '.join(PRESETS)}."
+    )
 
 
 def check_no_weights(name, load_weights):

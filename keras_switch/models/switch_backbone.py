@@ -7,11 +7,14 @@ from keras import ops
 from keras_switch.layers import RelativePositionBias
 from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import activations
+from keras_switch.layers import attention_masks
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.initializers import offset
 from keras_switch.models import backbone_checks
 from keras_switch.models import named_weights
 from keras_switch.models import presets
+from keras_switch.models.upcycle import to_dense
+from keras_switch.models.upcycle import upcycle
 
 SIDES = ("encoder", "decoder")
 
@@ -223,7 +226,7 @@ class SwitchBackbone(keras_hub.models.Backbone):
         x = self.encoder_embedding_dropout(self.token_embedding(token_ids))
         kwargs = {
             "padding_mask": ops.not_equal(segments, 0),
-            "attention_mask": _same_example(segments, segments),
+            "attention_mask": attention_masks.same_example(segments, segments),
             "position_bias": self.encoder_position_bias(x),
         }
         for block in self.encoder_blocks:
@@ -236,9 +239,9 @@ class SwitchBackbone(keras_hub.models.Backbone):
         x = self.decoder_embedding_dropout(self.token_embedding(token_ids))
         kwargs = {
             "padding_mask": ops.not_equal(segments, 0),
-            "attention_mask": _same_example(segments, segments),
+            "attention_mask": attention_masks.same_example(segments, segments),
             "encoder_padding_mask": ops.not_equal(encoder_segments, 0),
-            "cross_attention_mask": _same_example(segments, encoder_segments),
+            "cross_attention_mask": attention_masks.same_example(segments, encoder_segments),
             "position_bias": self.decoder_position_bias(x),
         }
         for block in self.decoder_blocks:
@@ -254,6 +257,9 @@ class SwitchBackbone(keras_hub.models.Backbone):
     def named_weights(self):
         """Returns all weights by names such as `"decoder/3/cross_attention/query"`."""
         return named_weights.of(self)
+
+    upcycle = upcycle
+    to_dense = to_dense
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
@@ -273,7 +279,8 @@ class SwitchBackbone(keras_hub.models.Backbone):
         """
         if preset in presets.PRESETS:
             presets.check_no_weights(preset, load_weights)
-            return cls(**{**presets.PRESETS[preset], **kwargs})
+            return cls(**{**presets.preset(preset), **kwargs})
+        presets.check_address(preset)
         kwargs["dtype"] = default_dtype(kwargs.get("dtype"))
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
 
@@ -290,8 +297,3 @@ class SwitchBackbone(keras_hub.models.Backbone):
         config["activation"] = keras.activations.serialize(self.activation)
         config["kernel_initializer"] = keras.initializers.serialize(self.kernel_initializer)
         return config
-
-
-def _same_example(queries, keys):
-    """Whether two tokens are of one example: `(B, Lq)` and `(B, Lk)` give `(B, Lq, Lk)`."""
-    return ops.equal(queries[:, :, None], keys[:, None, :])
