@@ -1,0 +1,185 @@
+"""Compares our models with what transformers computed, and writes them back.
+
+PYTHONPATH=tests python prove/models_compare.py DIR    # after models_reference.py make DIR
+"""
+
+import pathlib
+import sys
+import unittest.mock
+
+import gradients
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_switch.export.convert import convert
+from keras_switch.layers import SwitchDense
+from keras_switch.models import SwitchSeq2SeqLM
+
+BEAMS = 4
+
+
+def check(what, error, limit=1e-4):
+    """Prints the largest error, and stops if it is above the limit."""
+    print(f"    {what}: {error:.0e}")
+    if not error <= limit:
+        sys.exit(f"{what} differs: {error} > {limit}")
+
+
+def check_equal(what, ours, theirs):
+    same = np.array_equal(ours, theirs)
+    print(f"    {what}: {'equal' if same else 'not equal'}")
+    if not same:
+        sys.exit(f"{what} differs.")
+
+
+def largest(ours, theirs, mask=None):
+    """Largest difference where the mask is not 0."""
+    difference = np.abs(ops.convert_to_numpy(ours) - theirs)
+    return difference.max() if mask is None else difference[mask > 0].max()
+
+
+def inputs_of(saved):
+    return {
+        "encoder_token_ids": saved["input_ids"].astype("int32"),
+        "encoder_padding_mask": saved["attention_mask"],
+        "decoder_token_ids": saved["decoder_input_ids"].astype("int32"),
+        "decoder_padding_mask": saved["decoder_attention_mask"],
+    }
+
+
+def cross_entropy(model, hidden_states, saved):
+    """Mean over the labels that are not padding; also the logits."""
+    logits = model.backbone.logits(hidden_states)
+    mask = ops.cast(saved["decoder_attention_mask"], "float32")
+    labels = np.maximum(saved["labels"], 0).astype("int32")
+    losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    return ops.sum(losses * mask) / ops.sum(mask), logits
+
+
+def compare_weights(model, saved):
+    weights = model.backbone.named_weights()
+    names = [key.removeprefix("weight/") for key in saved if key.startswith("weight/")]
+    if sorted(names) != sorted(weights):
+        sys.exit(f"Other weights: {sorted(set(names) ^ set(weights))}")
+    same = all(np.array_equal(weights[name], saved[f"weight/{name}"]) for name in names)
+    check_equal(f"{len(names)} weights, bit for bit", same, True)
+
+
+def compare_outputs(model, saved):
+    outputs = model.backbone(inputs_of(saved))
+    encoded, mask = outputs["encoder_sequence_output"], saved["attention_mask"]
+    check("encoder states", largest(encoded, saved["encoder_states"], mask))
+    loss, logits = cross_entropy(model, outputs["decoder_sequence_output"], saved)
+    check("logits", largest(logits, saved["logits"], saved["decoder_attention_mask"]))
+    check("cross-entropy", largest(loss, saved["loss"]))
+
+
+def compare_routers(model, saved):
+    """Each router's logits; and where nothing is padding, its losses, too."""
+    layers, seen = sparse_layers(model), {}
+    call = SwitchDense.call
+
+    def spy(layer, inputs, mask=None, training=None):
+        seen[id(layer)] = layer.route(inputs, mask).logits
+        return call(layer, inputs, mask, training)
+
+    for layer in layers.values():
+        layer.reset_figures()
+    with unittest.mock.patch.object(SwitchDense, "call", spy):
+        model.backbone(inputs_of(saved), training=True)
+    masks = {"encoder": saved["attention_mask"], "decoder": saved["decoder_attention_mask"]}
+    errors = {"router logits": [], "balance losses": [], "z-losses": []}
+    for name, layer in layers.items():
+        mask = masks[name.split("/")[0]]
+        errors["router logits"].append(largest(seen[id(layer)], saved[f"router/{name}"], mask))
+        if "router_losses" in saved:
+            figures = layer.figures()
+            for key, kind in (("balance losses", "balance"), ("z-losses", "z")):
+                own = figures[f"{kind}_loss"]
+                errors[key].append(largest(own, saved[f"{kind}/{name}"]))
+    for what, found in errors.items():
+        if found:
+            check(f"{what} of {len(layers)} layers", max(found))
+
+
+def sparse_layers(model):
+    """Dictionary of the Switch layers of the feed-forwards by side and number."""
+    return {
+        f"{side}/{i}": block.feed_forward
+        for side in ("encoder", "decoder")
+        for i, block in enumerate(getattr(model.backbone, f"{side}_blocks"))
+        if block.num_experts is not None
+    }
+
+
+def compare_gradients(model, saved):
+    """Gradients of the cross-entropy; with the routers' losses where each stack has one router."""
+    named = model.backbone.named_weights()
+    with_router_losses = "router_losses" in saved and len(sparse_layers(model)) == 2
+
+    def loss(*values):
+        mapping = list(zip(named.values(), values, strict=True))
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = model.backbone(inputs_of(saved), training=with_router_losses)
+            total, _ = cross_entropy(model, outputs["decoder_sequence_output"], saved)
+        return total + sum(scope.losses)
+
+    values = [ops.convert_to_numpy(weight) for weight in named.values()]
+    total, found = gradients.gradients(loss, values)
+    what = "cross-entropy and the routers' losses" if with_router_losses else "cross-entropy"
+    check(f"{what}, to be differentiated", largest(total, saved["total_loss"]))
+    errors = []
+    for name, gradient in zip(named, found, strict=True):
+        theirs = saved[f"gradient/{name}"]
+        errors.append(largest(gradient, theirs) / np.abs(theirs).max())
+    check(f"{len(errors)} gradients, each over its largest entry", max(errors))
+
+
+def compare_generation(model, saved):
+    if "prompts" not in saved:
+        return
+    prompts, length = saved["prompts"].astype("int32"), saved["greedy"].shape[1]
+    start = np.zeros((len(prompts), length), "int32")
+    inputs = {
+        "encoder_token_ids": prompts,
+        "encoder_padding_mask": saved["prompt_mask"],
+        "decoder_token_ids": start,
+        "decoder_padding_mask": start + (np.arange(length) == 0),
+    }
+    samplers = {"greedy": "greedy", "beam": keras_hub.samplers.BeamSampler(num_beams=BEAMS)}
+    for name, sampler in samplers.items():
+        model.compile(sampler=sampler)
+        written = model.generate(inputs, stop_token_ids=None)["decoder_token_ids"]
+        what = f"{len(prompts)} x {length - 1} tokens by {name} search"
+        check_equal(what, ops.convert_to_numpy(written), saved[name])
+
+
+def compare_round_trip(model, directory, name):
+    """Converts our folder to transformers' form, and that one back."""
+    folders = [directory / f"{name}-{end}" for end in ("keras", "back", "again")]
+    convert(folders[0], folders[1], to="huggingface", verbose=0)
+    convert(folders[1], folders[2], verbose=0)
+    again = SwitchSeq2SeqLM.from_preset(str(folders[2]), dtype="float32").backbone.named_weights()
+    weights = model.backbone.named_weights()
+    same = all(np.array_equal(weights[name], again[name]) for name in weights | again)
+    check_equal("weights after Keras -> transformers -> Keras", same, True)
+
+
+def main(directory):
+    for path in sorted(directory.glob("*.npz")):
+        saved, name = dict(np.load(path)), path.stem
+        print(f"{name}")
+        convert(directory / name, directory / f"{name}-keras", verbose=0)
+        model = SwitchSeq2SeqLM.from_preset(str(directory / f"{name}-keras"), dtype="float32")
+        compare_weights(model, saved)
+        compare_outputs(model, saved)
+        compare_routers(model, saved)
+        compare_gradients(model, saved)
+        compare_generation(model, saved)
+        compare_round_trip(model, directory, name)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
