@@ -15,8 +15,10 @@ from keras_switch.export.keras_folder import is_keras_folder
 from keras_switch.export.keras_folder import load_keras
 from keras_switch.export.keras_folder import make_preprocessor
 from keras_switch.export.keras_folder import write_keras
+from keras_switch.export.mesh_tensorflow import MeshTensorFlow
+from keras_switch.export.t5x import T5X
 
-SOURCES = (HuggingFace,)
+SOURCES = (HuggingFace, T5X, MeshTensorFlow)
 WRITERS = {"keras": write_keras, "huggingface": write_huggingface}
 
 

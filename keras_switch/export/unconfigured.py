@@ -1,0 +1,125 @@
+"""Checkpoints without a configuration: names and shapes of tensors tell what the model is."""
+
+from keras_switch.export import huggingface_files
+from keras_switch.export.source import Entry
+from keras_switch.export.source import Source
+
+SIDES = ("encoder", "decoder")
+SPIECE = "spiece.model"
+
+
+class Unconfigured(Source):
+    """A checkpoint whose tensors are all that is known about its model.
+
+    `arguments` follow from the names and shapes of the tensors. What leaves no trace in them is
+    assumed: a ReLU where feed-forwards are not gated, and GELU's tanh approximation where they
+    are, as in T5 1.1; relative positions told apart up to 128; no dropout; one expert a token,
+    and `SwitchDense`'s capacities. `SwitchBackbone.from_preset(folder, switch=...)` takes others.
+    """
+
+    def describe(self, folder, weights, switch=None):
+        """Fills in the table, the arguments and the tokenizer, if spiece.model was put there.
+
+        Args:
+            folder: `pathlib.Path` of the checkpoint's folder.
+            weights: Dictionary from names of weights to the tensors that they are.
+            switch: Dictionary of `SwitchDense` arguments that the tensors' names tell.
+
+        Raises:
+            ValueError: If a weight that every model has is missing, or has the wrong rank.
+        """
+        self._entries, shapes = {}, {}
+        for weight, tensor in weights.items():
+            shape = self.names_and_shapes[tensor]
+            self._entries[weight], shapes[weight] = _entry(weight, tensor, shape)
+        self.arguments = _Shapes(self, shapes).arguments(switch or {})
+        if (folder / SPIECE).exists():
+            self.spiece = huggingface_files.inside(folder, SPIECE).read_bytes()
+
+    def table(self, shapes):
+        return {weight: entry for weight, entry in self._entries.items() if weight in shapes}
+
+    def error(self, problem, received):
+        """A `ValueError` that names the input."""
+        return ValueError(f"{self.title} {problem}. Received: input={str(self.path)!r}, {received}")
+
+
+def _entry(weight, tensor, shape):
+    """A weight's `Entry` and shape: heads may be an axis of their own, and biases have them first.
+
+    With one head, Mesh TensorFlow's biases have no axis of heads.
+    """
+    if weight.endswith("/position_bias"):
+        if len(shape) == 1:
+            return Entry((tensor,), shape=shape), (*shape, 1)
+        return Entry((tensor,), axes=(1, 0)), shape[::-1]
+    if "_attention/" in weight and len(shape) == 3:
+        first, second, third = shape
+        heads_first = weight.endswith("/output")
+        matrix = (first * second, third) if heads_first else (first, second * third)
+        return Entry((tensor,), shape=shape), matrix
+    return Entry((tensor,)), shape
+
+
+class _Shapes:
+    """Shapes of the weights that a checkpoint has, by name."""
+
+    def __init__(self, source, shapes):
+        self.source = source
+        self.shapes = shapes
+
+    def get(self, weight, rank):
+        """Shape of a weight that the model must have."""
+        if weight not in self.shapes:
+            raise self.source.error("lacks the tensor of a weight", weight)
+        shape = self.shapes[weight]
+        if len(shape) != rank or 0 in shape:
+            raise self.source.error(
+                f"has a tensor of another shape than {rank} positive sizes", f"{weight}: {shape}"
+            )
+        return shape
+
+    def depth(self, side):
+        """Number of a stack's blocks."""
+        names = (weight.split("/") for weight in self.shapes if weight.startswith(f"{side}/"))
+        return 1 + max((int(name[1]) for name in names if name[1].isdecimal()), default=-1)
+
+    def sparse_layers(self, side):
+        """Numbers of a stack's sparse blocks."""
+        blocks = range(self.depth(side))
+        return [i for i in blocks if f"{side}/{i}/feed_forward/router" in self.shapes]
+
+    def arguments(self, switch):
+        """Arguments of `SwitchBackbone`."""
+        vocabulary_size, hidden_dim = self.get("token_embedding", 2)
+        num_buckets, num_heads = self.get("encoder/position_bias", 2)
+        inner_dim = self.get("encoder/0/self_attention/query", 2)[1]
+        if inner_dim % num_heads:
+            raise self.source.error(
+                "has attention whose width is no multiple of the number of heads",
+                f"{inner_dim} and {num_heads}",
+            )
+        sparse = {side: self.sparse_layers(side) for side in SIDES}
+        routers = [f"{side}/{i}/feed_forward/router" for side in SIDES for i in sparse[side]]
+        first = "encoder/0/feed_forward"
+        is_sparse = 0 in sparse["encoder"]
+        gate = f"{first}/{'kernel_gate' if is_sparse else 'gate'}"
+        hidden = self.get(f"{first}/{'kernel_in' if is_sparse else 'input'}", 2 + is_sparse)
+        arguments = {
+            "vocabulary_size": vocabulary_size,
+            "num_layers": self.depth("encoder"),
+            "num_heads": num_heads,
+            "hidden_dim": hidden_dim,
+            "intermediate_dim": hidden[-1],
+            "num_decoder_layers": self.depth("decoder"),
+            "key_value_dim": inner_dim // num_heads,
+            "gated": gate in self.shapes,
+            "activation": "gelu_approximate" if gate in self.shapes else "relu",
+            "tie_embedding_weights": "logits" not in self.shapes,
+            "num_buckets": num_buckets,
+        }
+        if routers:
+            arguments["num_experts"] = self.get(routers[0], 2)[1]
+            arguments.update({f"{side}_sparse_layers": sparse[side] for side in SIDES})
+            arguments["switch"] = switch
+        return arguments
