@@ -114,6 +114,19 @@ def _rehearse(values):
         pathlib.Path(values.json).write_text(rehearsal.to_json() + "\n", encoding="utf-8")
 
 
+def _convert_flags():
+    flags.DEFINE_string("input", None, "Folder of the weights to read.", required=True)
+    flags.DEFINE_string("output", None, "Folder to write, which must not exist.", required=True)
+    flags.DEFINE_enum("to", "keras", ["keras", "huggingface"], "Format to write.")
+
+
+def _convert(values):
+    from keras_switch.export.convert import convert
+
+    output = convert(values.input, values.output, to=values.to)
+    print(f"Converted {values.input} to {output}.")
+
+
 COMMANDS = {
     "pretrain": Command(
         "train a small Switch Transformer on text, and export it",
@@ -124,6 +137,11 @@ COMMANDS = {
         "compile a Switch Transformer's train step for a TPU slice, without a TPU",
         _rehearse_flags,
         _rehearse,
+    ),
+    "convert": Command(
+        "carry weights from and to the formats of others",
+        _convert_flags,
+        _convert,
     ),
 }
 
@@ -184,7 +202,7 @@ def _run(name, rest):
     except KeyboardInterrupt:
         print(f"\nStopped.{_how_to_resume(values)}", flush=True)
         sys.exit(INTERRUPTED)
-    except (ImportError, ValueError) as error:
+    except (FileNotFoundError, ImportError, ValueError) as error:
         if os.environ.get("KERAS_SWITCH_TRACEBACK"):
             raise
         print(f"keras-switch {name}: {error}", file=sys.stderr)

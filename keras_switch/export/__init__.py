@@ -1,4 +1,4 @@
-"""SavedModels for TensorFlow Serving."""
+"""SavedModels for TensorFlow Serving; in `convert`, weights from and to others' formats."""
 
 from keras_switch.export.ask import ask_in_another_process
 from keras_switch.export.saved_model import check_backend

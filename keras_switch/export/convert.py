@@ -25,12 +25,13 @@ WRITERS = {"keras": write_keras, "huggingface": write_huggingface}
 def convert(input, output, to="keras", dtype=None, verbose=1):
     """Writes the weights of a folder in another format.
 
-    The input's format is recognised: a KerasHub folder of a `SwitchSeq2SeqLM`, or a Hugging Face
-    folder of a Switch Transformer or a T5. Every tensor of it is used once, or named in an
-    error; so is every weight of the model. Shapes are checked before anything is read.
+    The input's format is recognised: a KerasHub folder of a `SwitchSeq2SeqLM`; a Hugging Face
+    folder of a Switch Transformer or a T5; a checkpoint of T5X or of Mesh TensorFlow. Every
+    tensor is used once, or named in an error; so is every weight of the model. Shapes are
+    checked before a tensor is read. At most one stack of experts is in memory twice.
 
     Args:
-        input: Path of a folder.
+        input: Path of a folder, or of a checkpoint of Mesh TensorFlow.
         output: Path of a folder that does not exist. It appears whole or not at all.
         to: `"keras"`, a folder for `SwitchSeq2SeqLM.from_preset`, or `"huggingface"`, one for
             `transformers`.
@@ -44,6 +45,7 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
         ValueError: If the input is not in a known format, or is broken, the output exists, or
             the format of the output cannot hold the model.
         FileNotFoundError: If the input, or a part of it, does not exist.
+        ImportError: If reading the input needs a library that is missing.
     """
     output = pathlib.Path(output)
     if to not in WRITERS:
@@ -60,10 +62,10 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
 
 
 def load(path, dtype=None, verbose=1):
-    """Reads a model from a folder in any known format.
+    """Reads a model in any known format.
 
     Args:
-        path: Path of the folder.
+        path: Path of the folder, or of a checkpoint of Mesh TensorFlow.
         dtype: Dtype or policy of the model. Defaults to mixed bfloat16.
         verbose: 0 or 1. Whether to show a progress bar.
 
@@ -71,7 +73,7 @@ def load(path, dtype=None, verbose=1):
         `SwitchSeq2SeqLM`, with a preprocessor if the folder has a tokenizer.
 
     Raises:
-        ValueError, FileNotFoundError: As `convert`.
+        ValueError, FileNotFoundError, ImportError: As `convert`.
     """
     path = pathlib.Path(path)
     if is_keras_folder(path):

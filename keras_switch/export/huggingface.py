@@ -1,5 +1,7 @@
 """Weights of Hugging Face folders: Switch Transformers and T5."""
 
+import math
+
 from keras_switch.export import huggingface_config
 from keras_switch.export import huggingface_files
 from keras_switch.export import huggingface_names
@@ -53,14 +55,18 @@ class HuggingFace(Source):
         return self._tensors.read(self._same.get(name, name))
 
     def _check_numbers(self):
-        """Refuses more blocks or experts than there are tensors before anyone counts to them."""
-        for name in ("num_layers", "num_decoder_layers", "num_experts"):
-            number = self.arguments.get(name, 1)
-            if number > len(self.names_and_shapes):
+        """Refuses sizes that there are too few tensors or numbers for, before they are used."""
+        tensors = len(self.names_and_shapes)
+        numbers = sum(map(math.prod, self.names_and_shapes.values()))
+        limits = dict.fromkeys(("num_layers", "num_decoder_layers", "num_experts"), tensors)
+        limits |= dict.fromkeys(("vocabulary_size", "hidden_dim", "intermediate_dim"), numbers)
+        limits |= dict.fromkeys(("key_value_dim", "num_heads", "num_buckets"), numbers)
+        for name, limit in limits.items():
+            if self.arguments.get(name, 0) > limit:
                 raise ValueError(
-                    "There must be a tensor for each block and expert. Received: "
-                    f"input={str(self.path)!r}, {name}={number}, and "
-                    f"{len(self.names_and_shapes)} tensors"
+                    "The configuration does not fit the weights. Received: "
+                    f"input={str(self.path)!r}, {name}={self.arguments[name]}, and {tensors} "
+                    f"tensors of {numbers} numbers"
                 )
 
     def _find_duplicates(self):

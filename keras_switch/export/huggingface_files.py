@@ -6,7 +6,6 @@ import pathlib
 import pickle
 
 import ml_dtypes
-import numpy as np
 import safetensors
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -138,13 +137,18 @@ class _TorchFile:
             ) from None
         try:
             tensors = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        except pickle.UnpicklingError:
+            raise _broken(path, "it holds more than tensors") from None
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
             raise _broken(path, str(error).split("\n")[0]) from None
         if not isinstance(tensors, dict) or not all(
-            isinstance(name, str) and isinstance(tensor, torch.Tensor)
+            isinstance(name, str)
+            and isinstance(tensor, torch.Tensor)
+            and (tensor.device.type, tensor.layout) == ("cpu", torch.strided)
+            and tensor.is_contiguous()
             for name, tensor in tensors.items()
         ):
-            raise _broken(path, "not a dictionary of tensors")
+            raise _broken(path, "not a dictionary of whole tensors")
         names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16"}
         names[torch.bfloat16] = "BF16"
         for name, tensor in tensors.items():
@@ -153,10 +157,10 @@ class _TorchFile:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def read(self, name):
-        tensor = self._tensors[name]
+        tensor = self._tensors[name].detach()
         if tensor.dtype == self._torch.bfloat16:
-            return tensor.contiguous().view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return np.asarray(tensor.numpy())
+            return tensor.view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return tensor.numpy()
 
 
 def _check_dtype(path, name, dtype):

@@ -1,5 +1,7 @@
 """KerasHub folders of a `SwitchSeq2SeqLM`."""
 
+import keras
+
 from keras_switch import models
 from keras_switch.export import huggingface_files
 
@@ -26,12 +28,26 @@ def load_keras(path, dtype):
             f"A KerasHub folder must be of a {_BACKBONE}. Received: input={str(path)!r}, "
             f"registered_name={name!r}"
         )
+    _check_size(path)
     try:
         return models.SwitchSeq2SeqLM.from_preset(str(path), dtype=dtype)
     except (OSError, KeyError, TypeError) as error:
         raise ValueError(
             f"A KerasHub folder cannot be loaded. Received: input={str(path)!r} ({error})"
         ) from error
+
+
+def _check_size(path):
+    """Refuses a configuration of more weights than the files can hold, before it is built."""
+    with keras.StatelessScope(initialize_variables=False):
+        backbone = models.SwitchBackbone.from_preset(str(path), load_weights=False)
+        number = backbone.count_params()
+    size = sum(file.stat().st_size for file in path.glob("*.weights.h5"))
+    if size < 2 * number:
+        raise ValueError(
+            "A KerasHub folder's files must hold its weights. Received: "
+            f"input={str(path)!r}, {number} weights in {size} bytes"
+        )
 
 
 def write_keras(model, path, verbose=1):
