@@ -3,8 +3,6 @@
 It needs torch only, and knows nothing of `keras_switch.export`, which names them on its own.
 """
 
-import re
-
 import torch
 
 ATTENTION = {"q": "query", "k": "key", "v": "value", "o": "output"}
@@ -38,7 +36,7 @@ def renamed(tensors, tied):
 
 
 def _add_of_block(found, stacks, name, tensor):
-    side, number, layer, rest = re.fullmatch(r"(\w+)\.block\.(\d+)\.layer\.(\d)\.(.*)", name).groups()
+    side, _, number, _, layer, rest = name.split(".", 5)
     block, parts = f"{side}/{number}", rest.split(".")
     kind = ("self_attention", "cross_attention", "feed_forward")[int(layer)]
     if side == "encoder" and layer == "1":
