@@ -1,6 +1,5 @@
 """Small models whose weights are written in other people's formats."""
 
-import keras
 import numpy as np
 
 from keras_switch import models
@@ -54,7 +53,7 @@ def random_backbone(arguments, seed=0):
 
 def values(backbone):
     """Returns the weights of a backbone as numpy arrays, by name."""
-    return {k: keras.ops.convert_to_numpy(w) for k, w in backbone.named_weights().items()}
+    return {name: weight.numpy() for name, weight in backbone.named_weights().items()}
 
 
 def check_equal(test, converted, backbone):

@@ -85,7 +85,10 @@ def in_zarr(folder, name, array, dtype=None, chunks=None, driver="file"):
     }
     spec = {"driver": "zarr", "dtype": dtype or array.dtype.name, "metadata": metadata}
     place = {"driver": "file", "path": f"{folder / path}/"}
-    opened = tensorstore.open({**spec, "kvstore": place}, create=True, open=True).result()
+    context = tensorstore.Context({"file_io_sync": False})
+    opened = tensorstore.open(
+        {**spec, "kvstore": place}, create=True, open=True, context=context
+    ).result()
     opened.write(array).result()
     return {**spec, "kvstore": {"driver": driver, "path": path}}
 

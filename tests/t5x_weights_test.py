@@ -5,7 +5,6 @@ import tempfile
 import unittest
 
 import ml_dtypes
-import numpy as np
 from foreign_helpers import CASES
 from foreign_helpers import check_equal
 from foreign_helpers import random_backbone
@@ -17,7 +16,8 @@ from t5x_helpers import packed
 from t5x_helpers import tensors
 from t5x_helpers import write
 
-from keras_switch.export import convert
+from keras_switch.export.convert import convert
+from keras_switch.export.convert import load
 
 
 class T5XWeightsTest(unittest.TestCase):
@@ -27,7 +27,7 @@ class T5XWeightsTest(unittest.TestCase):
         self.input.mkdir()
 
     def load(self, path=None):
-        return convert.load(path or self.input, dtype="float32", verbose=0).backbone
+        return load(path or self.input, dtype="float32", verbose=0).backbone
 
     def test_arrays_beside_the_index(self):
         for case, arguments in CASES.items():
@@ -79,7 +79,7 @@ class T5XWeightsTest(unittest.TestCase):
     def test_bfloat16(self):
         backbone = random_backbone(CASES["sparse"])
         for weight in backbone.named_weights().values():
-            weight.assign(np.asarray(weight).astype(ml_dtypes.bfloat16).astype("float32"))
+            weight.assign(weight.numpy().astype(ml_dtypes.bfloat16).astype("float32"))
         named = tensors(values(backbone), gated=False)
         packs = {
             "packed": lambda name, array: packed(array.astype(ml_dtypes.bfloat16)),
@@ -113,7 +113,7 @@ class T5XWeightsTest(unittest.TestCase):
         named = tensors(values(backbone), gated=False)
         write(self.input, {name: packed(array) for name, array in named.items()})
         output = self.folder / "output"
-        convert.convert(self.input, output, dtype="float32", verbose=0)
+        convert(self.input, output, dtype="float32", verbose=0)
         check_equal(self, self.load(output), backbone)
 
 
