@@ -1,7 +1,6 @@
 """The encoder and the decoder of a Switch Transformer, as a KerasHub backbone."""
 
 import keras
-import keras_hub
 from keras import ops
 
 from keras_switch.layers import RelativePositionBias
@@ -12,7 +11,7 @@ from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.initializers import offset
 from keras_switch.models import backbone_checks
 from keras_switch.models import named_weights
-from keras_switch.models import presets
+from keras_switch.models.preset_folders import PresetBackbone
 from keras_switch.models.upcycle import to_dense
 from keras_switch.models.upcycle import upcycle
 
@@ -20,7 +19,7 @@ SIDES = ("encoder", "decoder")
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchBackbone(keras_hub.models.Backbone):
+class SwitchBackbone(PresetBackbone):
     """T5's encoder and decoder, with experts in some blocks, or in none.
 
     Each stack has one relative position bias, which all its blocks share. Encoder and decoder
@@ -260,29 +259,6 @@ class SwitchBackbone(keras_hub.models.Backbone):
 
     upcycle = upcycle
     to_dense = to_dense
-
-    @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
-        """Makes the backbone of a local folder, or one of `presets.PRESETS` with random weights.
-
-        Args:
-            preset: string. A folder written by `save_to_preset` or `keras-switch convert`, or a
-                name such as `"switch_base_8"`, which takes `load_weights=False`.
-            load_weights: bool. Whether to load the folder's weights.
-            **kwargs: Arguments that replace the preset's, such as `dtype`.
-
-        Returns:
-            `SwitchBackbone`.
-
-        Raises:
-            ValueError: If there is no such preset, or a name is to be loaded with weights.
-        """
-        if preset in presets.PRESETS:
-            presets.check_no_weights(preset, load_weights)
-            return cls(**{**presets.preset(preset), **kwargs})
-        presets.check_address(preset)
-        kwargs["dtype"] = default_dtype(kwargs.get("dtype"))
-        return super().from_preset(preset, load_weights=load_weights, **kwargs)
 
     def get_config(self):
         config = super().get_config()

@@ -6,11 +6,12 @@ from keras import ops
 
 from keras_switch.layers import checks
 from keras_switch.layers import parallelism
-from keras_switch.layers.dtypes import default_dtype
 from keras_switch.models import cached_decoding
 from keras_switch.models import losses
+from keras_switch.models import preset_folders
 from keras_switch.models import presets
 from keras_switch.models.switch_backbone import SwitchBackbone
+from keras_switch.models.switch_seq_2_seq_lm_preprocessor import SwitchSeq2SeqLMPreprocessor
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
@@ -53,6 +54,7 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
     """
 
     backbone_cls = SwitchBackbone
+    preprocessor_cls = SwitchSeq2SeqLMPreprocessor
 
     def __init__(self, backbone, preprocessor=None, z_loss_weight=1e-4, **kwargs):
         checks.check_number("z_loss_weight", z_loss_weight, 0)
@@ -175,7 +177,7 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
                 if name in kwargs
             }
             return cls(SwitchBackbone.from_preset(preset, load_weights, **kwargs), **own)
-        kwargs["dtype"] = default_dtype(kwargs.get("dtype"))
+        kwargs = preset_folders.task_arguments(preset, kwargs)
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
 
     def get_config(self):

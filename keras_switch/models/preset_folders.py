@@ -1,0 +1,65 @@
+"""KerasHub's preset folders, and the names of `presets.PRESETS`, as sources of models."""
+
+import json
+import pathlib
+
+import keras_hub
+
+from keras_switch.models import presets
+
+
+class PresetBackbone(keras_hub.models.Backbone):
+    """A backbone whose folders keep weights and sizes, but not the dtype of the computation.
+
+    So a folder gives a model that computes in `keras_switch.layers.dtypes.default_dtype`, unless
+    `from_preset` is asked for another dtype, also through the base classes of KerasHub. A
+    policy of several dtypes, such as that of quantised layers, is kept.
+    """
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Makes the backbone of a local folder, or one of `presets.PRESETS` with random weights.
+
+        Args:
+            preset: string. A folder written by `save_to_preset` or `keras-switch convert`, or a
+                name such as `"switch_base_8"`, which takes `load_weights=False`.
+            load_weights: bool. Whether to load the folder's weights.
+            **kwargs: Arguments that replace the preset's, such as `dtype`.
+
+        Returns:
+            `SwitchBackbone`.
+
+        Raises:
+            ValueError: If there is no such preset, or a name is to be loaded with weights.
+        """
+        if preset in presets.PRESETS:
+            presets.check_no_weights(preset, load_weights)
+            return cls(**{**presets.PRESETS[preset], **kwargs})
+        return super().from_preset(preset, load_weights=load_weights, **kwargs)
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Writes the folder that `from_preset` reads.
+
+        Args:
+            preset_dir: Path of the folder.
+            max_shard_size: float. Gigabytes of a file of weights, or `None` for one file.
+        """
+        super().save_to_preset(preset_dir, max_shard_size=max_shard_size)
+        path = pathlib.Path(preset_dir, "config.json")
+        config = json.loads(path.read_text())
+        if config["config"]["dtype"]["class_name"] == "DTypePolicy":
+            del config["config"]["dtype"]
+        path.write_text(json.dumps(config, indent=4))
+
+
+def task_arguments(preset, kwargs):
+    """Completes the arguments of a task's `from_preset`: no tokenizer makes no preprocessor."""
+    folder = pathlib.Path(preset)
+    if not folder.is_dir() or "preprocessor" in kwargs:
+        return kwargs
+    if any((folder / f"{name}.json").exists() for name in ("tokenizer", "preprocessor")):
+        return kwargs
+    task = folder / "task.json"
+    if task.exists() and json.loads(task.read_text())["config"]["preprocessor"] is not None:
+        return kwargs
+    return {**kwargs, "preprocessor": None}
