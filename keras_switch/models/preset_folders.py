@@ -52,14 +52,31 @@ class PresetBackbone(keras_hub.models.Backbone):
         path.write_text(json.dumps(config, indent=4))
 
 
-def task_arguments(preset, kwargs):
-    """Completes the arguments of a task's `from_preset`: no tokenizer makes no preprocessor."""
-    folder = pathlib.Path(preset)
-    if not folder.is_dir() or "preprocessor" in kwargs:
-        return kwargs
-    if any((folder / f"{name}.json").exists() for name in ("tokenizer", "preprocessor")):
-        return kwargs
+def load_task(load, preset, preprocessor="auto", **kwargs):
+    """Loads a task from a folder, which may lack a tokenizer.
+
+    Args:
+        load: KerasHub's `from_preset` of the task.
+        preset: Path of the folder.
+        preprocessor: Preprocessor or `None`, in the place of the folder's. KerasHub's own loader
+            would ask the folder for the vocabulary of a preprocessor that it is given.
+        **kwargs: Arguments of `load`.
+
+    Returns:
+        The task. Its preprocessor is `None` where the folder has none.
+    """
+    if preprocessor == "auto" and _has_preprocessor(pathlib.Path(preset)):
+        return load(preset, **kwargs)
+    task = load(preset, preprocessor=None, **kwargs)
+    if preprocessor != "auto":
+        task.preprocessor = preprocessor
+    return task
+
+
+def _has_preprocessor(folder):
+    """Whether there is one, or might be, in a folder or at an address."""
+    names = ("tokenizer.json", "preprocessor.json")
+    if not folder.is_dir() or any((folder / name).exists() for name in names):
+        return True
     task = folder / "task.json"
-    if task.exists() and json.loads(task.read_text())["config"]["preprocessor"] is not None:
-        return kwargs
-    return {**kwargs, "preprocessor": None}
+    return task.exists() and json.loads(task.read_text())["config"]["preprocessor"] is not None

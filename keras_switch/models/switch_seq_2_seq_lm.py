@@ -177,8 +177,8 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
                 if name in kwargs
             }
             return cls(SwitchBackbone.from_preset(preset, load_weights, **kwargs), **own)
-        kwargs = preset_folders.task_arguments(preset, kwargs)
-        return super().from_preset(preset, load_weights=load_weights, **kwargs)
+        load = super().from_preset
+        return preset_folders.load_task(load, preset, load_weights=load_weights, **kwargs)
 
     def get_config(self):
         return super().get_config() | {"z_loss_weight": self.z_loss_weight}
