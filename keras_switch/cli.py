@@ -11,6 +11,14 @@ from absl import flags
 from absl import logging
 
 INTERRUPTED = 130
+SIZES = (
+    "vocabulary_size",
+    "hidden_dim",
+    "intermediate_dim",
+    "num_heads",
+    "num_layers",
+    "num_experts",
+)
 EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
 
 
@@ -71,12 +79,9 @@ def _rehearse_flags():
     flags.DEFINE_string("topology", "v5e:2x4", "Chip and slice, such as v4:2x2x4 or v5p:8x8x16.")
     flags.DEFINE_string("mesh", "", "Axes and their cores. Default: batch:CORES.")
     flags.DEFINE_string("layout", "batch:batch,experts:batch", "Dimensions and their axes.")
-    flags.DEFINE_integer("vocabulary_size", 32128, "Ids of the vocabulary.", lower_bound=1)
-    flags.DEFINE_integer("hidden_dim", 768, "Width of the model.", lower_bound=1)
-    flags.DEFINE_integer("intermediate_dim", 3072, "Hidden width of an expert.", lower_bound=1)
-    flags.DEFINE_integer("num_heads", 12, "Attention heads.", lower_bound=1)
-    flags.DEFINE_integer("num_layers", 12, "Blocks of the encoder, and of the decoder.", 1)
-    flags.DEFINE_integer("num_experts", 8, "Experts of every other block.", lower_bound=1)
+    flags.DEFINE_string("preset", "switch_base_8", "A name that `keras-switch models` prints.")
+    for name in SIZES:
+        flags.DEFINE_integer(name, None, "In place of the preset's.", lower_bound=1)
     flags.DEFINE_integer("inputs_length", 512, "Tokens the encoder reads.", lower_bound=1)
     flags.DEFINE_integer("targets_length", 114, "Tokens the decoder writes.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Texts in a batch. Default: 8 a core.", lower_bound=1)
@@ -88,24 +93,28 @@ def _rehearse_flags():
 def _rehearse(values):
     import keras
 
+    from keras_switch import models
     from keras_switch import tpu
-    from keras_switch.models import encoder_decoder
     from keras_switch.training import Adafactor
 
-    names = ("vocabulary_size", "hidden_dim", "intermediate_dim", "num_heads", "num_layers")
-    sizes = {name: values[name].value for name in (*names, "num_experts")}
+    sizes = {name: values[name].value for name in SIZES if values[name].value is not None}
+    config = {**models.presets.preset(values.preset), **sizes}
     optimizer = values.optimizer
     mesh = values.mesh or f"batch:{tpu.chips.Topology(values.topology).num_cores}"
     rehearsal = tpu.rehearse(
-        lambda: encoder_decoder.build(**sizes),
+        lambda: models.SwitchSeq2SeqLM(models.SwitchBackbone(**config), compile=False),
         values.topology,
         (mesh, values.layout),
         optimizer=Adafactor() if optimizer == "adafactor" else keras.optimizers.get(optimizer),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=models.losses.TargetCrossEntropy(),
         batch_size=values.batch_size,
         sequence_length={
-            "encoder_token_ids": values.inputs_length,
-            "decoder_token_ids": values.targets_length,
+            f"{side}_{name}": length
+            for side, length in (
+                ("encoder", values.inputs_length),
+                ("decoder", values.targets_length),
+            )
+            for name in ("token_ids", "padding_mask")
         },
         search=values.search,
     )
@@ -121,10 +130,17 @@ def _convert_flags():
 
 
 def _convert(values):
-    from keras_switch.export.convert import convert
+    from keras_switch import export
 
-    output = convert(values.input, values.output, to=values.to)
+    output = export.convert(values.input, values.output, to=values.to)
     print(f"Converted {values.input} to {output}.")
+
+
+def _models(values):
+    from keras_switch.models import sizes
+
+    for line in sizes.table():
+        print(line, flush=True)
 
 
 COMMANDS = {
@@ -137,6 +153,11 @@ COMMANDS = {
         "compile a Switch Transformer's train step for a TPU slice, without a TPU",
         _rehearse_flags,
         _rehearse,
+    ),
+    "models": Command(
+        "list the models of the paper, with their parameters and operations",
+        lambda: None,
+        _models,
     ),
     "convert": Command(
         "carry weights from and to the formats of others",

@@ -1,0 +1,79 @@
+"""Tests of weights in torch's files, with as much of torch as is used."""
+
+import sys
+import types
+import unittest
+import unittest.mock
+
+import huggingface_helpers as helpers
+import ml_dtypes
+import numpy as np
+from foreign_helpers import values
+
+
+class FakeTensor:
+    """As much of a torch tensor as is read."""
+
+    layout, device = "strided", types.SimpleNamespace(type="cpu")
+
+    def __init__(self, array, contiguous=True):
+        self.array, self.contiguous = array, contiguous
+        self.shape, self.dtype = array.shape, array.dtype.name
+
+    def is_contiguous(self):
+        return self.contiguous
+
+    def detach(self):
+        return self
+
+    def view(self, dtype):
+        return FakeTensor(self.array.view(dtype))
+
+    def numpy(self):
+        if self.dtype == "bfloat16":
+            raise TypeError("numpy has no bfloat16")
+        return self.array
+
+
+class TorchTest(helpers.FolderTest):
+    def setUp(self):
+        super().setUp()
+        self.arrays = self.write(helpers.SWITCH)
+        theirs = self.folder / "theirs"
+        (theirs / "model.safetensors").rename(theirs / "pytorch_model.bin")
+
+    def load_fake(self, tensors):
+        names = ("float64", "float32", "float16", "bfloat16", "int16", "strided")
+        torch = types.SimpleNamespace(**{name: name for name in names})
+        torch.Tensor, torch.load = FakeTensor, unittest.mock.Mock(return_value=tensors)
+        with unittest.mock.patch.dict(sys.modules, {"torch": torch}):
+            weights = values(self.load().backbone)
+        options = {"weights_only": True, "mmap": True, "map_location": "cpu"}
+        torch.load.assert_called_once_with(self.folder / "theirs" / "pytorch_model.bin", **options)
+        return weights
+
+    def test_tensors_of_torch(self):
+        weights = self.load_fake({name: FakeTensor(x) for name, x in self.arrays.items()})
+        self.check_weights(weights, {"token_embedding": self.arrays["shared.weight"]})
+
+    def test_bfloat16_of_torch(self):
+        halves = {name: x.astype(ml_dtypes.bfloat16) for name, x in self.arrays.items()}
+        weights = self.load_fake({name: FakeTensor(x) for name, x in halves.items()})
+        expected = halves["shared.weight"].astype("float32")
+        self.check_weights(weights, {"token_embedding": expected})
+
+    def test_what_is_no_whole_tensor_is_refused(self):
+        for value in (FakeTensor(np.ones(3, "float32"), contiguous=False), np.ones(3, "float32")):
+            with self.assertRaisesRegex(ValueError, "not a dictionary of whole tensors"):
+                self.load_fake({"shared.weight": value})
+        with self.assertRaisesRegex(ValueError, "shared.weight: int32"):
+            self.load_fake({"shared.weight": FakeTensor(np.ones(3, "int32"))})
+
+    def test_missing_torch_is_explained(self):
+        with unittest.mock.patch.dict(sys.modules, {"torch": None}):
+            with self.assertRaisesRegex(ImportError, "needs torch: `pip install torch`"):
+                self.load()
+
+
+if __name__ == "__main__":
+    unittest.main()
