@@ -173,10 +173,13 @@ class MeshTensorFlow(Unconfigured):
                     weight = _weight(block, kind, part, rest)
                     if weight is not None:
                         weights.setdefault(weight, name)
-                    if kind == "MoE1D" and rest in _GATINGS:
+                    if kind == "MoE1D" and rest.endswith("_gating/kernel"):
                         gatings[rest] = name
-        if len(gatings) > 1:
-            raise self.error("has experts of several gatings", ", ".join(gatings.values()))
+        if len(gatings) > 1 or not gatings.keys() <= _GATINGS.keys():
+            raise self.error(
+                f"must have one gating for all experts: {' or '.join(_GATINGS)}",
+                ", ".join(gatings.values()),
+            )
         return weights, next((_GATINGS[rest] for rest in gatings), {})
 
     def _kind(self, side, index, tensors):
