@@ -194,6 +194,8 @@ def leaves(tree):
 
 def _is_sparse(loss):
     """Whether the targets of a loss are ids of classes."""
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return True
     name = loss if isinstance(loss, str) else getattr(loss, "name", "")
     return "sparse_categorical" in name
 

@@ -130,6 +130,8 @@ def _serialized(model, input_shape, optimizer, loss):
     config.pop("compile_config", None)
     if is_layer:
         config.pop("build_config", None)
+    if hasattr(model, "backbone"):
+        config["config"]["compile"] = False  # KerasHub's tasks would compile themselves.
     compiled = {"optimizer": "adam", "loss": "mean_squared_error", **(compiled or {})}
     for name, value in (("optimizer", optimizer), ("loss", loss)):
         if value is not None:
@@ -157,7 +159,8 @@ def _build(function):
                 raise
             raise ValueError(
                 "The function given as `model` must return a model that is not compiled: give "
-                f"`optimizer` and `loss` to `rehearse`. Received: {function!r}"
+                "`optimizer` and `loss` to `rehearse`, and `compile=False` to a task of KerasHub. "
+                f"Received: {function!r}"
             ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(
