@@ -15,6 +15,7 @@ from absl import flags
 
 from keras_switch import cli
 from keras_switch import export
+from keras_switch import models
 from keras_switch import tpu
 from keras_switch import training
 from keras_switch.training import pretrain
@@ -98,7 +99,7 @@ class CommandLineTest(unittest.TestCase):
 
     def test_unknown_commands_are_explained(self):
         output = self.run_command("pretrian", code=2)
-        self.assertIn("Unknown command: 'pretrian'. The commands are: pretrain, rehearse.", output)
+        self.assertIn("Unknown command: 'pretrian'. The commands are: pretrain, rehearse,", output)
 
     def stop(self, restart=None):
         """What the program says after Ctrl-C."""
@@ -153,14 +154,19 @@ class CommandLineTest(unittest.TestCase):
         return rehearse.call_args
 
     def test_rehearse_asks_for_what_the_flags_say(self):
-        call = self.rehearse(topology="v4:2x2x1", num_layers=1, hidden_dim=24, batch_size=16)
+        call = self.rehearse(
+            topology="v4:2x2x1", preset="t5_tiny", num_layers=1, hidden_dim=24, batch_size=16
+        )
         self.assertEqual(call.args[1:], ("v4:2x2x1", ("batch:8", "batch:batch,experts:batch")))
         self.assertIsInstance(call.kwargs["optimizer"], training.Adafactor)
-        self.assertTrue(call.kwargs["loss"].from_logits)
+        self.assertIsInstance(call.kwargs["loss"], models.losses.TargetCrossEntropy)
         self.assertEqual(call.kwargs["batch_size"], 16)
         lengths = {"encoder_token_ids": 512, "decoder_token_ids": 114}
+        lengths |= {"encoder_padding_mask": 512, "decoder_padding_mask": 114}
         self.assertEqual(call.kwargs["sequence_length"], lengths)
-        self.assertEqual(call.args[0]().output.shape, (None, None, 32128))
+        backbone = call.args[0]().backbone
+        self.assertEqual([backbone.num_layers, backbone.hidden_dim], [1, 24])
+        self.assertEqual([backbone.num_heads, backbone.num_experts], [4, None])
 
     def test_rehearse_takes_a_mesh_and_writes_json(self):
         with tempfile.TemporaryDirectory() as directory:
@@ -169,6 +175,19 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(path.read_text(), "{}\n")
         self.assertEqual(call.args[2][0], "batch:4,model:2")
         self.assertIsInstance(call.kwargs["optimizer"], keras.optimizers.SGD)
+
+    def test_an_unknown_preset_is_explained(self):
+        with self.assertRaisesRegex(ValueError, "There is no such preset.* 'c_2048'; there are"):
+            self.rehearse(preset="c_2048")
+
+    def test_models_prints_the_table(self):
+        output = io.StringIO()
+        with (
+            unittest.mock.patch.object(models.sizes, "table", return_value=["one", "two"]),
+            contextlib.redirect_stdout(output),
+        ):
+            cli.COMMANDS["models"].run(None)
+        self.assertEqual(output.getvalue(), "one\ntwo\n")
 
     def test_pretrain_asks_for_true_float32_and_exports(self):
         calls = unittest.mock.Mock()
