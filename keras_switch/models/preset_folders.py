@@ -1,5 +1,6 @@
 """KerasHub's preset folders, and the names of `presets.PRESETS`, as sources of models."""
 
+import inspect
 import json
 import pathlib
 
@@ -52,24 +53,32 @@ class PresetBackbone(keras_hub.models.Backbone):
         path.write_text(json.dumps(config, indent=4))
 
 
-def load_task(load, preset, preprocessor="auto", **kwargs):
-    """Loads a task from a folder, which may lack a tokenizer.
+def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwargs):
+    """Makes a task of a folder, which may lack a tokenizer, or of a name in `presets.PRESETS`.
 
     Args:
-        load: KerasHub's `from_preset` of the task.
-        preset: Path of the folder.
+        cls: The task's class.
+        load: KerasHub's `from_preset` of that class, for folders.
+        preset: string. Path of the folder, or the name.
+        load_weights: bool. Whether to load weights. Names have none.
         preprocessor: Preprocessor or `None`, in the place of the folder's. KerasHub's own loader
             would ask the folder for the vocabulary of a preprocessor that it is given.
-        **kwargs: Arguments of `load`.
+        **kwargs: Arguments of the task, and of its backbone.
 
     Returns:
-        The task. Its preprocessor is `None` where the folder has none.
+        The task. Its preprocessor is `None` where there is none.
     """
-    if preprocessor == "auto" and _has_preprocessor(pathlib.Path(preset)):
-        return load(preset, **kwargs)
-    task = load(preset, preprocessor=None, **kwargs)
-    if preprocessor != "auto":
-        task.preprocessor = preprocessor
+    has_one = preset not in presets.PRESETS and _has_preprocessor(pathlib.Path(preset))
+    if preprocessor == "auto" and has_one:
+        return load(preset, load_weights=load_weights, **kwargs)
+    preprocessor = None if preprocessor == "auto" else preprocessor
+    if preset in presets.PRESETS:
+        names = {*inspect.signature(cls.__init__).parameters, "name", "compile"}
+        own = {name: kwargs.pop(name) for name in names.intersection(kwargs)}
+        backbone = cls.backbone_cls.from_preset(preset, load_weights, **kwargs)
+        return cls(backbone, preprocessor=preprocessor, **own)
+    task = load(preset, load_weights=load_weights, preprocessor=None, **kwargs)
+    task.preprocessor = preprocessor
     return task
 
 

@@ -9,7 +9,6 @@ from keras_switch.layers import parallelism
 from keras_switch.models import cached_decoding
 from keras_switch.models import losses
 from keras_switch.models import preset_folders
-from keras_switch.models import presets
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_seq_2_seq_lm_preprocessor import SwitchSeq2SeqLMPreprocessor
 
@@ -170,15 +169,8 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         Raises:
             ValueError: If there is no such preset, or a name is to be loaded with weights.
         """
-        if preset in presets.PRESETS:
-            own = {
-                name: kwargs.pop(name)
-                for name in ("preprocessor", "z_loss_weight", "compile", "name")
-                if name in kwargs
-            }
-            return cls(SwitchBackbone.from_preset(preset, load_weights, **kwargs), **own)
         load = super().from_preset
-        return preset_folders.load_task(load, preset, load_weights=load_weights, **kwargs)
+        return preset_folders.load_task(cls, load, preset, load_weights, **kwargs)
 
     def get_config(self):
         return super().get_config() | {"z_loss_weight": self.z_loss_weight}
