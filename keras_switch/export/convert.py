@@ -122,8 +122,12 @@ def _fill(weights, source, table, verbose):
     steps = sum(len(entry.names) for entry in table.values())
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="tensor")
     for name, entry in table.items():
-        value = np.empty(weights[name].shape, weights[name].dtype)
-        for part, tensor in zip(value if entry.stacked else [value], entry.names, strict=True):
-            part[...] = entry.to_weight(source.read(tensor), part.shape)
-            bar.add(1)
-        weights[name].assign(value)
+        weights[name].assign(_value(weights[name], source, entry, bar))
+
+
+def _value(weight, source, entry, bar):
+    value = np.empty(weight.shape, weight.dtype)
+    for part, tensor in zip(value if entry.stacked else [value], entry.names, strict=True):
+        part[...] = entry.to_weight(source.read(tensor), part.shape)
+        bar.add(1)
+    return value

@@ -37,12 +37,12 @@ class HuggingFace(Source):
                 f"`model_type` in config.json must be {known}. Received: input={str(path)!r}, "
                 f"model_type={self._model_type!r}"
             )
+        self._tensors = huggingface_files.Tensors(path)
+        self.names_and_shapes = dict(self._tensors.shapes)
+        self._check_numbers(config)
         self.arguments = huggingface_config.to_arguments(config)
         if (path / SPIECE).exists():
             self.spiece = huggingface_files.inside(path, SPIECE).read_bytes()
-        self._tensors = huggingface_files.Tensors(path)
-        self.names_and_shapes = dict(self._tensors.shapes)
-        self._check_numbers()
         self._same = {}
         self._find_duplicates()
         self.ignored = frozenset({_UNUSED})
@@ -54,18 +54,18 @@ class HuggingFace(Source):
     def read(self, name):
         return self._tensors.read(self._same.get(name, name))
 
-    def _check_numbers(self):
+    def _check_numbers(self, config):
         """Refuses sizes that there are too few tensors or numbers for, before they are used."""
         tensors = len(self.names_and_shapes)
         numbers = sum(map(math.prod, self.names_and_shapes.values()))
         limits = dict.fromkeys(("num_layers", "num_decoder_layers", "num_experts"), tensors)
-        limits |= dict.fromkeys(("vocabulary_size", "hidden_dim", "intermediate_dim"), numbers)
-        limits |= dict.fromkeys(("key_value_dim", "num_heads", "num_buckets"), numbers)
+        limits |= dict.fromkeys(("vocab_size", "d_model", "d_kv", "d_ff", "num_heads"), numbers)
+        limits["relative_attention_num_buckets"] = numbers
         for name, limit in limits.items():
-            if self.arguments.get(name, 0) > limit:
+            if type(config.get(name)) is int and config[name] > limit:
                 raise ValueError(
                     "The configuration does not fit the weights. Received: "
-                    f"input={str(self.path)!r}, {name}={self.arguments[name]}, and {tensors} "
+                    f"input={str(self.path)!r}, {name}={config[name]}, and {tensors} "
                     f"tensors of {numbers} numbers"
                 )
 

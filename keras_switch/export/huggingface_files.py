@@ -24,7 +24,8 @@ def inside(folder, name):
         FileNotFoundError: If there is no such file.
     """
     root = folder.parent.parent if folder.parent.name == "snapshots" else folder
-    if not isinstance(name, str) or name in ("", "..") or pathlib.PurePath(name).name != name:
+    is_name = isinstance(name, str) and name not in ("", "..") and "\0" not in name
+    if not is_name or pathlib.PurePath(name).name != name:
         raise ValueError(
             f"A file must be named without folders. Received: input={str(folder)!r}, {name!r}"
         )
