@@ -1,5 +1,6 @@
 """Checkpoints without a configuration: names and shapes of tensors tell what the model is."""
 
+from keras_switch import models
 from keras_switch.export import huggingface_files
 from keras_switch.export.source import Entry
 from keras_switch.export.source import Source
@@ -13,8 +14,10 @@ class Unconfigured(Source):
 
     `arguments` follow from the names and shapes of the tensors. What leaves no trace in them is
     assumed: a ReLU where feed-forwards are not gated, and GELU's tanh approximation where they
-    are, as in T5 1.1; relative positions told apart up to 128; no dropout; one expert a token,
-    and `SwitchDense`'s capacities. `SwitchBackbone.from_preset(folder, switch=...)` takes others.
+    are, as in T5 1.1; relative positions told apart up to 128; an epsilon of 1e-6. A model with
+    the sizes of one in `PRESETS` has its dropout and its experts' capacities, the first one's
+    where several have those sizes; any other has no dropout, one expert a token, and
+    `SwitchDense`'s capacities. `SwitchBackbone.from_preset(folder, switch=...)` takes others.
     """
 
     def describe(self, folder, weights, switch=None):
@@ -32,7 +35,7 @@ class Unconfigured(Source):
         for weight, tensor in weights.items():
             shape = self.names_and_shapes[tensor]
             self._entries[weight], shapes[weight] = _entry(weight, tensor, shape)
-        self.arguments = _Shapes(self, shapes).arguments(switch or {})
+        self.arguments = _complete(_Shapes(self, shapes).arguments(), switch or {})
         if (folder / SPIECE).exists():
             self.spiece = huggingface_files.inside(folder, SPIECE).read_bytes()
 
@@ -89,8 +92,8 @@ class _Shapes:
         blocks = range(self.depth(side))
         return [i for i in blocks if f"{side}/{i}/feed_forward/router" in self.shapes]
 
-    def arguments(self, switch):
-        """Arguments of `SwitchBackbone`."""
+    def arguments(self):
+        """Arguments of `SwitchBackbone` that shapes tell."""
         vocabulary_size, hidden_dim = self.get("token_embedding", 2)
         num_buckets, num_heads = self.get("encoder/position_bias", 2)
         inner_dim = self.get("encoder/0/self_attention/query", 2)[1]
@@ -105,7 +108,7 @@ class _Shapes:
         is_sparse = 0 in sparse["encoder"]
         gate = f"{first}/{'kernel_gate' if is_sparse else 'gate'}"
         hidden = self.get(f"{first}/{'kernel_in' if is_sparse else 'input'}", 2 + is_sparse)
-        arguments = {
+        return {
             "vocabulary_size": vocabulary_size,
             "num_layers": self.depth("encoder"),
             "num_heads": num_heads,
@@ -113,13 +116,43 @@ class _Shapes:
             "intermediate_dim": hidden[-1],
             "num_decoder_layers": self.depth("decoder"),
             "key_value_dim": inner_dim // num_heads,
+            "num_experts": self.get(routers[0], 2)[1] if routers else None,
+            "encoder_sparse_layers": sparse["encoder"],
+            "decoder_sparse_layers": sparse["decoder"],
             "gated": gate in self.shapes,
             "activation": "gelu_approximate" if gate in self.shapes else "relu",
             "tie_embedding_weights": "logits" not in self.shapes,
             "num_buckets": num_buckets,
         }
-        if routers:
-            arguments["num_experts"] = self.get(routers[0], 2)[1]
-            arguments.update({f"{side}_sparse_layers": sparse[side] for side in SIDES})
-            arguments["switch"] = switch
-        return arguments
+
+
+def _complete(arguments, switch):
+    """Adds what a model of these sizes in `PRESETS` has besides."""
+    for preset in models.PRESETS.values():
+        preset = _with_defaults(preset)
+        same = all(preset[name] == value for name, value in arguments.items())
+        selected = [x.get("num_selected_experts", 1) for x in (preset["switch"], switch)]
+        if same and selected[0] == selected[1]:
+            added = {"dropout": preset["dropout"], "switch": {**preset["switch"], **switch}}
+            return {**arguments, **added}
+    return {**arguments, "switch": switch}
+
+
+def _with_defaults(preset):
+    """Arguments of a preset, with those that it leaves to `SwitchBackbone`."""
+    depth = preset["num_layers"]
+    every_other = range(1, depth, 2) if "num_experts" in preset else ()
+    preset = {
+        "num_decoder_layers": depth,
+        "num_experts": None,
+        "encoder_sparse_layers": every_other,
+        "decoder_sparse_layers": every_other,
+        "gated": False,
+        "activation": "relu",
+        "tie_embedding_weights": True,
+        "num_buckets": 32,
+        "switch": {},
+        **preset,
+    }
+    sparse = {f"{side}_sparse_layers": list(preset[f"{side}_sparse_layers"]) for side in SIDES}
+    return {**preset, **sparse}

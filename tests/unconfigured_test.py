@@ -1,0 +1,89 @@
+"""Tests of what names and shapes tell about a model."""
+
+import pathlib
+import tempfile
+import unittest
+
+from foreign_helpers import SPARSE
+from foreign_helpers import random_backbone
+from foreign_helpers import values
+from mesh_checkpoint_helpers import tensors as mesh_tensors
+from mesh_checkpoint_helpers import write as write_mesh
+from t5x_helpers import packed
+from t5x_helpers import tensors as t5x_tensors
+from t5x_helpers import write as write_t5x
+from tokenizer_helpers import spiece_model
+
+from keras_switch import models
+from keras_switch.export import source as sources
+from keras_switch.export.convert import convert
+from keras_switch.export.convert import load
+from keras_switch.export.convert import weight_shapes
+from keras_switch.export.unconfigured import Unconfigured
+
+
+def describe(shapes, switch=None):
+    """A source that has these shapes under our own names."""
+    source = Unconfigured(pathlib.Path("nowhere"))
+    turned = [name for name in shapes if name.endswith("position_bias")]
+    source.names_and_shapes = {**shapes, **{name: shapes[name][::-1] for name in turned}}
+    source.describe(source.path, {name: name for name in shapes}, switch)
+    sources.check(source, shapes)
+    return source
+
+
+class UnconfiguredTest(unittest.TestCase):
+    def test_presets_follow_from_their_shapes(self):
+        top_2 = {"num_selected_experts": 2}
+        cases = ["switch_base_8", "switch_xxl_128", "switch_c_2048", "t5_tiny", "moe_base_8"]
+        for name in cases:
+            with self.subTest(name):
+                preset = models.PRESETS[name]
+                arguments = describe(
+                    weight_shapes(preset), top_2 if name.startswith("moe") else None
+                ).arguments
+                expected = {"num_decoder_layers": preset["num_layers"], **preset}
+                for side in ("encoder", "decoder"):
+                    sparse = f"{side}_sparse_layers"
+                    every_other = range(1, preset["num_layers"], 2) if "switch" in preset else ()
+                    expected[sparse] = list(preset.get(sparse, every_other))
+                self.assertEqual({key: arguments[key] for key in expected}, expected)
+
+    def test_other_sizes_have_no_dropout(self):
+        preset = {**models.PRESETS["switch_tiny_8"], "intermediate_dim": 512}
+        arguments = describe(weight_shapes(preset)).arguments
+        self.assertEqual(arguments["switch"], {})
+        self.assertNotIn("dropout", arguments)
+
+    def test_what_was_assumed_can_be_replaced(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            named = t5x_tensors(values(random_backbone(SPARSE)), gated=False)
+            write_t5x(folder / "in", {name: packed(array) for name, array in named.items()})
+            convert(folder / "in", folder / "out", verbose=0)
+            switch = {"num_selected_experts": 2, "capacity_factor": 2.0}
+            backbone = models.SwitchBackbone.from_preset(
+                str(folder / "out"), switch=switch, dropout=0.1
+            )
+            self.assertEqual(backbone.encoder_blocks[1].feed_forward.num_selected_experts, 2)
+            self.assertEqual(backbone.encoder_blocks[1].feed_forward.capacity_factor, 2.0)
+            self.assertEqual(backbone.dropout, 0.1)
+
+    def test_tokenizer_beside_the_checkpoint(self):
+        arguments = {**SPARSE, "vocabulary_size": 160}
+        weights = values(random_backbone(arguments))
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            named = t5x_tensors(weights, gated=False)
+            write_t5x(folder / "t5x", {name: packed(array) for name, array in named.items()})
+            write_mesh(folder / "mesh" / "model.ckpt-7", mesh_tensors(weights, arguments))
+            for name in ("t5x", "mesh"):
+                with self.subTest(name):
+                    self.assertIsNone(load(folder / name, verbose=0).preprocessor)
+                    (folder / name / "spiece.model").write_bytes(spiece_model())
+                    tokenizer = load(folder / name, verbose=0).preprocessor.tokenizer
+                    self.assertEqual(tokenizer.spiece_model(), spiece_model())
+
+
+if __name__ == "__main__":
+    unittest.main()
