@@ -22,6 +22,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/relative_position_bias_test.py \
 	tests/routing_test.py \
 	tests/switch_dense*_test.py \
+	tests/switch_text_classifier_test.py \
 	tests/switch_tokenizer_test.py \
 	tests/switch_transformer_block_test.py))
 RESULTS := benchmarks/results

@@ -10,6 +10,14 @@ import nbclient
 import nbformat
 import numpy as np
 
+from keras_switch.data import Vocabulary
+from keras_switch.data import read_corpus
+from keras_switch.export import convert
+from keras_switch.models import SwitchBackbone
+from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.models import SwitchSeq2SeqLMPreprocessor
+from keras_switch.models import SwitchTokenizer
+
 COLABS = pathlib.Path(__file__).resolve().parents[1] / "colabs"
 
 # What takes the place of the cell that is tagged `parameters`.
@@ -24,15 +32,21 @@ EPOCHS, STEPS = 2, 10
 DIM, HIDDEN_DIM, NUM_EXPERTS, LENGTH = 16, 32, 8, 8
 BATCH_SIZE, STEPS, EPOCHS = 16, 4, 2
 """,
+    "switch_base_generate": """
+HUGGING_FACE = ""
+PRESET = "switch_tiny_8"
+DTYPE = "float32"
+ENCODER_LENGTH, DECODER_LENGTH = 32, 8
+""",
 }
 
 
-def run(path):
+def run(path, parameters=None):
     """Runs a notebook in an empty folder, and returns it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", ()):
-            cell.source = SMALL[path.stem]
+            cell.source = SMALL[path.stem] if parameters is None else parameters
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
         nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
@@ -65,6 +79,35 @@ class NotebooksTest(unittest.TestCase):
         one, eight = (re.search(rf"{name} (\[.*\])", text)[1] for name in ("one core", "8 cores"))
         np.testing.assert_allclose(ast.literal_eval(one), ast.literal_eval(eight), rtol=1e-2)
         self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
+
+    def test_a_model_of_random_weights_writes(self):
+        text, _ = printed(run(COLABS / "switch_base_generate.ipynb"))
+        self.assertRegex(text, r"\d\d,\d{3},\d{3} parameters")
+        self.check_that_it_wrote(text)
+
+    def test_the_weights_of_a_hugging_face_folder_write(self):
+        model = SwitchSeq2SeqLM(
+            SwitchBackbone(640, 2, 2, 16, 32, num_experts=2),
+            SwitchSeq2SeqLMPreprocessor(
+                SwitchTokenizer(Vocabulary.train(read_corpus()[:500], 600).model)
+            ),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "theirs")
+            model.save_to_preset(folder)
+            convert(folder, path, to="huggingface", verbose=0)
+            self.assertIn("spiece.model", {file.name for file in path.iterdir()})
+            small = SMALL["switch_base_generate"].replace('""', repr(str(path)))
+            text, _ = printed(run(COLABS / "switch_base_generate.ipynb", small))
+        self.assertIn(f"{model.count_params():,} parameters", text)
+        self.check_that_it_wrote(text)
+
+    def check_that_it_wrote(self, text):
+        self.assertIn("'<extra_id_0>'", text)
+        self.assertIn("\n<extra_id_0>", text)
+        self.assertIn("the same alone: True", text)
+        for sampler in ("beam", "TopPSampler"):
+            self.assertRegex(text, rf"{sampler}, [0-9.]+ s: <extra_id_0> ?d ?o ?g")
 
 
 if __name__ == "__main__":
