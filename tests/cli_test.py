@@ -10,6 +10,7 @@ import tempfile
 import unittest
 import unittest.mock
 
+import huggingface_helpers as helpers
 import keras
 from absl import flags
 
@@ -74,6 +75,26 @@ class ProcessTest(unittest.TestCase):
         output, errors = self.run_command("rehearse", "--topology=v9:2x2", code=1)
         self.assertEqual(output, "")
         self.assertIn("keras-switch rehearse: `topology` must name a chip", errors)
+
+    def test_weights_are_converted(self):
+        folder, output = self.root / "theirs", self.root / "ours"
+        helpers.write(folder, helpers.SWITCH, helpers.tensors(helpers.SWITCH))
+        given = (f"--input={folder}", f"--output={output}")
+        printed, errors = self.run_command("convert", *given, code=0)
+        self.assertEqual(printed.splitlines()[-1], f"Converted {folder} to {output}.")
+        self.assertEqual(errors, "")
+        self.assertTrue((output / "model.weights.h5").is_file())
+
+    def test_weights_that_cannot_be_converted_are_explained(self):
+        output = self.root / "none"
+        for given, message in (
+            (("--input=/none",), "keras-switch convert: `input` does not exist"),
+            (("--input=/none", "--to=t5x"), "flag --to=t5x"),
+            ((), "flag --input=None: Flag --input must have a value"),
+        ):
+            printed, errors = self.run_command("convert", f"--output={output}", *given, code=1)
+            self.assertIn(message, printed + errors)
+        self.assertFalse(output.exists())
 
     @unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
     def test_another_backend_is_refused_at_the_start(self):

@@ -164,10 +164,7 @@ CASES = {
     "zero": (of_config(num_heads=0), "`num_heads` in config.json must be an integer from 1"),
     "string": (of_config(num_layers="3"), "`num_layers` in config.json.*'3'"),
     "boolean": (of_config(num_experts=True), "`num_experts` in config.json.*True"),
-    "beyond_int": (
-        of_config(num_sparse_encoder_layers=2**63),
-        "`num_sparse_encoder_layers` in config.json",
-    ),
+    "beyond_int": (of_config(expert_capacity=2**63), "`expert_capacity` in config.json must be"),
     "absurd_width": (of_config(d_ff=2**31 - 1), "does not fit the weights.*d_ff=2147"),
     "absurd_depth": (of_config(num_layers=10**9), "does not fit the weights.*num_layers=1000000"),
     "absurd_experts": (of_config(num_experts=10**9), "does not fit the weights.*num_experts=1"),
