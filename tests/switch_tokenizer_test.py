@@ -136,6 +136,28 @@ class SwitchTokenizerTest(unittest.TestCase):
         texts = in_graph(self.tokenizer.detokenize, [[5, 7]]).numpy()
         self.assertEqual(texts.tolist(), [b"The people"])
 
+    @unittest.skipUnless(
+        keras.backend.backend() == "tensorflow", "TensorFlow saves the layers of its own backend."
+    )
+    def test_a_saved_model_holds_it(self):
+        class Both(tf.Module):
+            def __init__(self, tokenizer):
+                self.tokenizer = tokenizer
+
+            @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+            def ids(self, texts):
+                return self.tokenizer(texts)
+
+            @tf.function(input_signature=[tf.RaggedTensorSpec((None, None), tf.int32)])
+            def texts(self, ids):
+                return self.tokenizer.detokenize(ids)
+
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(Both(self.tokenizer), folder)
+            loaded = tf.saved_model.load(folder)
+        self.assertEqual(loaded.ids(TEXTS).to_list(), IDS)
+        self.assertEqual(loaded.texts(tf.ragged.constant([[5, 7], [6]])).numpy()[0], b"The people")
+
     def test_reads_a_file_and_the_text_of_a_config(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "spiece.model"

@@ -9,9 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 
-def in_graph():
-    """Whether a TensorFlow graph is being made, such as that of a tf.data pipeline."""
-    return not tf.executing_eagerly()
+def is_freed(tokenizer):
+    """Whether a graph is being made and TensorFlow has freed this tokenizer of its Text library."""
+    if tf.executing_eagerly():
+        return False
+    with outside_graphs():
+        try:
+            tokenizer.tokenize("")
+        except tf.errors.NotFoundError:
+            return True
+    return False
 
 
 def outside_graphs():

@@ -17,8 +17,9 @@ class SwitchSeq2SeqLMPreprocessor(keras_hub.models.T5Seq2SeqLMPreprocessor):
 
     Args:
         tokenizer: `SwitchTokenizer`.
-        encoder_sequence_length: int. Ids of an encoder's row. Longer texts are cut.
-        decoder_sequence_length: int. Ids of a decoder's row.
+        encoder_sequence_length: int. Ids of an encoder's row, 1,024 by default. Shorter texts are
+            padded, longer ones cut.
+        decoder_sequence_length: int. Ids of a decoder's row, likewise.
         **kwargs: Base layer keyword arguments, such as `name`.
 
     Call arguments:

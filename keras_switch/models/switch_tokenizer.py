@@ -25,7 +25,8 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
     A sentinel in a text is one id. White space before it goes, and what follows it starts a word,
     with white space or without: the ids are those of transformers' `T5Tokenizer`. SentencePiece
     itself would put a lone space before the sentinel, which T5 saw in no training example.
-    Detokenizing gives `"the<extra_id_0> of"` back.
+    Detokenizing gives `"the<extra_id_0> of"` back. A `"</s>"` in a text is four characters, where
+    transformers would end the text.
 
     `"</s>"` ends a text, and `"<pad>"` pads it and starts the decoder's. An embedding often has
     more rows than there are pieces, 32128 for 32100. Detokenizing takes such ids for padding.
@@ -105,8 +106,8 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
         )
 
     def _renew(self):
-        """Makes TensorFlow's tokenizer anew for a graph: a new random seed frees the older ones."""
-        if texts.in_graph():
+        """Makes TensorFlow's tokenizer anew if it was freed, as by every new random seed."""
+        if texts.is_freed(self._sentence_piece):
             with texts.outside_graphs():
                 super().set_proto(self.proto)
 
