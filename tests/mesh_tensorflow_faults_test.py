@@ -89,6 +89,12 @@ class MeshTensorFlowFaultsTest(unittest.TestCase):
                 self.check_refused("has a file that is a link out of its folder")
                 path.unlink()
 
+    def test_linked_state(self):
+        write(self.prefix, self.named)
+        (self.input / "checkpoint").rename(self.folder / "outside")
+        (self.input / "checkpoint").symlink_to(self.folder / "outside")
+        self.check_refused("must not be a link out of the folder")
+
     def test_broken_state(self):
         write(self.prefix, self.named)
         (self.input / "checkpoint").write_text("model_checkpoint_path is lost")

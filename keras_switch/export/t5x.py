@@ -2,6 +2,7 @@
 
 import re
 
+from keras_switch.export import huggingface_files
 from keras_switch.export import t5x_tensors
 from keras_switch.export.unconfigured import Unconfigured
 
@@ -73,7 +74,7 @@ class T5X(Unconfigured):
 
     def __init__(self, path):
         super().__init__(path)
-        file = _index(path)
+        file = huggingface_files.inside(_index(path).parent, _index(path).name)
         try:
             contents = t5x_tensors.unpack(file)
         except ValueError as error:
@@ -115,7 +116,8 @@ class T5X(Unconfigured):
                 )
             contents = contents["optimizer"]
         if not isinstance(contents, dict) or not isinstance(contents.get("target"), dict):
-            raise self.error("must have the model in `target`", f"{contents!r:.200}")
+            keys = list(contents)[:8] if isinstance(contents, dict) else type(contents).__name__
+            raise self.error("must have the model in `target`", f"keys={keys}")
         unknown = [key for key in contents if key not in ("target", "state") and contents[key]]
         if unknown:
             raise self.error("must have nothing besides `target` and `state`", f"keys={unknown}")

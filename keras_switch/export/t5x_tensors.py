@@ -56,7 +56,7 @@ def open_tensor(folder, leaf):
         raise
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    raise ValueError(f"not an array, but {leaf!r:.80}")
+    raise ValueError(f"not an array, but of type {type(leaf).__name__}")
 
 
 class Packed:
