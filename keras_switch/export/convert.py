@@ -82,7 +82,7 @@ def load(path, dtype=None, verbose=1):
         arguments = {**source.arguments, "dtype": dtype}
         table = sources.check(source, weight_shapes(arguments))
         _check_duplicates(source)
-        preprocessor = make_preprocessor(source.spiece, arguments["vocabulary_size"])
+        preprocessor = make_preprocessor(source, arguments["vocabulary_size"])
         backbone = models.SwitchBackbone(**arguments)
         _fill(backbone.named_weights(), source, table, verbose)
     return models.SwitchSeq2SeqLM(backbone, preprocessor=preprocessor)

@@ -7,7 +7,7 @@ from keras_switch.export import huggingface_files
 from keras_switch.export import huggingface_names
 from keras_switch.export.source import Source
 
-CONFIG, SPIECE = "config.json", "spiece.model"
+CONFIG, SPIECE, TOKENIZER = "config.json", "spiece.model", "tokenizer_config.json"
 # T5's first release has it, and no implementation uses it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
@@ -43,6 +43,9 @@ class HuggingFace(Source):
         self.arguments = huggingface_config.to_arguments(config)
         if (path / SPIECE).exists():
             self.spiece = huggingface_files.inside(path, SPIECE).read_bytes()
+        if (path / TOKENIZER).exists():
+            tokenizer = huggingface_files.read_json(path, TOKENIZER)
+            self.num_sentinels = tokenizer.get("extra_ids", self.num_sentinels)
         self._same = {}
         self._find_duplicates()
         self.ignored = frozenset({_UNUSED})

@@ -60,6 +60,9 @@ def write_huggingface(model, path, verbose=1):
     _write_json(path / "config.json", config)
     if spiece is not None:
         (path / "spiece.model").write_bytes(spiece)
+        number = preprocessor.tokenizer.num_sentinels
+        tokenizer = {"tokenizer_class": "T5Tokenizer", "extra_ids": number}
+        _write_json(path / "tokenizer_config.json", tokenizer)
 
 
 def _write_tensors(weights, table, path, verbose):

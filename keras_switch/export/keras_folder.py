@@ -55,15 +55,21 @@ def write_keras(model, path, verbose=1):
     model.save_to_preset(str(path))
 
 
-def make_preprocessor(spiece, vocabulary_size):
-    """Makes a preprocessor of a SentencePiece model, if there is one.
+def make_preprocessor(source, vocabulary_size):
+    """Makes a preprocessor of a source's SentencePiece model, if there is one.
 
     Raises:
         ValueError: If it is broken, or has ids that the model does not know.
     """
-    if spiece is None:
+    if source.spiece is None:
         return None
-    tokenizer = models.SwitchTokenizer(proto=spiece)
+    number = source.num_sentinels
+    if not isinstance(number, int) or not 0 <= number <= vocabulary_size:
+        raise ValueError(
+            "`extra_ids` in tokenizer_config.json must be an integer from 0 to the model's number "
+            f"of ids. Received: extra_ids={number}, vocabulary_size={vocabulary_size}"
+        )
+    tokenizer = models.SwitchTokenizer(proto=source.spiece, num_sentinels=number)
     if tokenizer.vocabulary_size() > vocabulary_size:
         raise ValueError(
             "The tokenizer must not have more ids than the model. Received: "

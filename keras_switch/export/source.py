@@ -59,6 +59,7 @@ class Source:
             repeat, which is checked.
         ignored: Set of names of tensors that are no weights, such as an optimizer's slots.
         spiece: bytes. SentencePiece model of the tokenizer, or `None`.
+        num_sentinels: int. Sentinels that a tokenizer without any gets.
     """
 
     title = "a checkpoint"
@@ -70,6 +71,7 @@ class Source:
         self.duplicates = {}
         self.ignored = frozenset()
         self.spiece = None
+        self.num_sentinels = 100
 
     @classmethod
     def recognises(cls, path):
