@@ -115,7 +115,7 @@ class _SafeFile:
         self._path = path
         self.shapes = {}
         try:
-            self._file = safetensors.safe_open(path, framework="np")
+            self._file = safetensors.safe_open(path, framework="np", backend="pread")
             for name in self._file.keys():
                 tensor = self._file.get_slice(name)
                 self.shapes[name] = tuple(tensor.get_shape())

@@ -38,6 +38,9 @@ def write_huggingface(model, path, verbose=1):
     absolute capacity, nothing is dropped, as in `generate` here. What only matters in training
     and has no name there, such as a dropout of the experts of their own, is left out.
 
+    Transformers 5 warns that it does not tie the logits of a T5 1.1, Google's own too: its
+    class has no other way to say so. It loads them all the same.
+
     Args:
         model: `SwitchSeq2SeqLM`.
         path: `pathlib.Path` of a folder, which is made.
