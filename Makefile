@@ -10,7 +10,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
-	tests/encoder_decoder_test.py \
+	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switch.data import SpanCorruptionBatches
+from keras_switch.data import batches as batches_module
 
 VOCABULARY = types.SimpleNamespace(num_sentinels=100, first_sentinel=9999)
 
@@ -37,6 +38,14 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
         ((_, decoder, targets, _),) = collect(make().dataset(num_batches=1))
         self.assertTrue((decoder[:, 0] == 0).all())
         np.testing.assert_array_equal(decoder[:, 1:], targets[:, :-1])
+
+    def test_masks_are_zero_at_padding_only(self):
+        inputs, targets = tf.constant([[5, 1, 0]]), tf.constant([[7, 1, 0, 0]])
+        x, _, weights = batches_module._to_fit(inputs, targets)
+        self.assertEqual(x["encoder_padding_mask"].numpy().tolist(), [[1, 1, 0]])
+        self.assertEqual(x["decoder_token_ids"].numpy().tolist(), [[0, 7, 1, 0]])
+        self.assertEqual(x["decoder_padding_mask"].numpy().tolist(), [[1, 1, 1, 0]])
+        self.assertEqual(weights.numpy().tolist(), [[1, 1, 0, 0]])
 
     def test_an_epoch_visits_each_token_once(self):
         seen = []

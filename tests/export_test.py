@@ -6,6 +6,7 @@ import unittest
 import unittest.mock
 
 import keras
+import lm_helpers
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +18,6 @@ from keras_switch.export import serve
 from keras_switch.export import text_model
 from keras_switch.layers import SwitchDense
 from keras_switch.layers import dropless
-from keras_switch.models import encoder_decoder
 
 LINES = ["The people of the states.", "The union of the people.", "A nation of laws."] * 30
 
@@ -118,16 +118,7 @@ class TextModelTest(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
         cls.vocabulary = Vocabulary.train(LINES, vocabulary_size=30, num_sentinels=10)
-        cls.model = encoder_decoder.build(
-            vocabulary_size=30,
-            hidden_dim=16,
-            intermediate_dim=32,
-            num_heads=2,
-            num_layers=2,
-            num_experts=4,
-            dtype="float32",
-            seed=3,
-        )
+        cls.model = lm_helpers.make()
         cls.path = export.export_text_model(
             cls.model, cls.vocabulary, pathlib.Path(directory.name) / "text", max_length=12
         )
@@ -136,10 +127,12 @@ class TextModelTest(unittest.TestCase):
     def decode_without_caches(self, text):
         ids = [*self.vocabulary.tokenize([text])[0].numpy(), 1]
         written = [0]
+        inputs = {
+            "encoder_token_ids": np.array([ids]),
+            "encoder_padding_mask": np.ones((1, len(ids))),
+        }
         for _ in range(12):
-            with dropless():
-                inputs = {"encoder_token_ids": [ids], "decoder_token_ids": [written]}
-                logits = self.model({name: np.array(x) for name, x in inputs.items()})
+            _, logits = lm_helpers.uncached(self.model, inputs, np.array([written]))
             written.append(int(np.argmax(logits[0, -1, 1:])) + 1)
             if written[-1] == 1:
                 break

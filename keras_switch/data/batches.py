@@ -117,8 +117,7 @@ class SpanCorruptionBatches:
     def dataset(self, first_batch=0, num_batches=None):
         """`tf.data.Dataset` of `(inputs, targets, weights)` for `fit`.
 
-        The inputs are a dictionary of `encoder_token_ids` and `decoder_token_ids`, the
-        targets behind a 0.
+        The inputs are those of a `SwitchSeq2SeqLM`; its decoder reads the targets behind a 0.
 
         Args:
             first_batch: int. Number of the first batch.
@@ -136,6 +135,11 @@ class SpanCorruptionBatches:
 
 def _to_fit(inputs, targets):
     starts = tf.zeros_like(targets[:, :1])
-    decoder = tf.concat([starts, targets[:, :-1]], axis=1)
-    weights = tf.cast(targets != 0, tf.float32)
-    return {"encoder_token_ids": inputs, "decoder_token_ids": decoder}, targets, weights
+    is_target = tf.cast(targets != 0, tf.int32)
+    x = {
+        "encoder_token_ids": inputs,
+        "encoder_padding_mask": tf.cast(inputs != 0, tf.int32),
+        "decoder_token_ids": tf.concat([starts, targets[:, :-1]], axis=1),
+        "decoder_padding_mask": tf.concat([starts + 1, is_target[:, :-1]], axis=1),
+    }
+    return x, targets, tf.cast(is_target, tf.float32)

@@ -6,11 +6,11 @@ from keras_switch.data.vocabulary import EOS
 from keras_switch.data.vocabulary import PAD
 from keras_switch.export import blanks
 from keras_switch.export import saved_model
-from keras_switch.models.cached_decoder import CachedDecoder
+from keras_switch.models import cached_decoding
 
 
 def export_text_model(model, vocabulary, path, max_length=64):
-    """Exports a model of `models.encoder_decoder.build` as a SavedModel that fills blanks.
+    """Exports a language model as a SavedModel that fills blanks.
 
     It takes a batch of strings, `text`, with blanks `<extra_id_0>`, `<extra_id_1>`, ...,
     and gives `filled`, the texts with each blank filled in; `completion`, the text that
@@ -18,7 +18,7 @@ def export_text_model(model, vocabulary, path, max_length=64):
     drops no token, so an answer does not depend on the other texts of its batch.
 
     Args:
-        model: `keras.Model`.
+        model: `keras_switch.models.SwitchSeq2SeqLM`.
         vocabulary: `keras_switch.data.Vocabulary`.
         path: Path of the directory of versions. The next free one is written.
         max_length: int. The longest completion, in ids.
@@ -34,7 +34,7 @@ def export_text_model(model, vocabulary, path, max_length=64):
     if not isinstance(max_length, int) or max_length < 1:
         raise ValueError(f"`max_length` must be a positive integer. Received: {max_length=}")
     decoder = GreedyDecoder(model, max_length)
-    size = decoder.decoder.vocabulary_size
+    size = model.backbone.vocabulary_size
     if vocabulary.size != size:
         raise ValueError(
             "`vocabulary` must be the model's own. Received: "
@@ -65,35 +65,34 @@ class GreedyDecoder:
     """Greedy decoding with the key/value caches of the blocks. It never writes padding.
 
     Args:
-        model: A model of `keras_switch.models.encoder_decoder.build`.
+        model: `keras_switch.models.SwitchSeq2SeqLM`.
         max_length: int. The longest completion, in ids.
     """
 
     def __init__(self, model, max_length):
-        self.decoder = CachedDecoder(model)
+        self.backbone = model.backbone
         self.max_length = max_length
 
     def __call__(self, encoder_ids):
         """Ids of shape `(batch, max_length)`, with zeros after EOS."""
-        logits, caches, memory = self.decoder.start(encoder_ids, self.max_length)
-        token = _likeliest(logits)
-        ids = self._write(tf.zeros((tf.shape(encoder_ids)[0], self.max_length), tf.int32), token, 0)
+        batch = tf.shape(encoder_ids)[0]
+        memory = cached_decoding.read(self.backbone, encoder_ids, encoder_ids != PAD)
+        caches = cached_decoding.empty_caches(self.backbone, batch, self.max_length)
 
         def go_on(index, ids, token, finished, caches):
             return (index < self.max_length) & ~tf.reduce_all(finished)
 
         def body(index, ids, token, finished, caches):
-            logits, caches = self.decoder.step(token, index, caches, memory)
-            token = tf.where(finished, PAD, _likeliest(logits))
-            ids = self._write(ids, token, index)
+            args = (token[:, None], index, caches, memory)
+            states, caches = cached_decoding.step(self.backbone, *args)
+            token = tf.where(finished, PAD, _likeliest(self.backbone.logits(states)[:, 0]))
+            ids = tf.where(tf.range(self.max_length) == index, token[:, None], ids)
             return index + 1, ids, token, finished | (token == EOS), caches
 
-        loop = (tf.constant(1), ids, token, token == EOS, caches)
+        ids = tf.fill((batch, self.max_length), PAD)
+        loop = (0, ids, tf.fill((batch,), PAD), tf.zeros((batch,), bool), caches)
         _, ids, _, _, _ = tf.while_loop(go_on, body, loop)
         return tf.ensure_shape(ids, (None, self.max_length))
-
-    def _write(self, ids, token, index):
-        return tf.where(tf.range(self.max_length) == index, token[:, None], ids)
 
 
 def _likeliest(logits):

@@ -8,7 +8,8 @@ import keras
 
 from keras_switch import data
 from keras_switch.data import corpus as corpus_module
-from keras_switch.models import encoder_decoder
+from keras_switch.models import SwitchBackbone
+from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
 from keras_switch.training import plots
@@ -121,12 +122,12 @@ def prepare_data(config, lines, vocabulary=None):
 
 def build_and_compile(config, vocabulary_size):
     """Returns the compiled model."""
-    model = encoder_decoder.build(
-        vocabulary_size=vocabulary_size,
-        hidden_dim=config.hidden_dim,
-        intermediate_dim=config.intermediate_dim,
-        num_heads=config.num_heads,
-        num_layers=config.num_layers,
+    backbone = SwitchBackbone(
+        vocabulary_size,
+        config.num_layers,
+        config.num_heads,
+        config.hidden_dim,
+        config.intermediate_dim,
         num_experts=config.num_experts,
         dtype=config.dtype,
         seed=config.seed,
@@ -138,13 +139,12 @@ def build_and_compile(config, vocabulary_size):
         decay_steps=max(1, config.epochs * config.steps_per_epoch - config.warmup_steps),
         alpha=0.1,
     )
-    loss = keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, reduction="mean_with_sample_weight", dtype="float32"
-    )
     optimizer = keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0)
-    # The loss of training also has the routers' losses in it, that of validation has not.
+    # The loss of training also has the z-loss and the routers' losses in it, that of validation
+    # has not.
     nats = keras.metrics.SparseCategoricalCrossentropy(NATS, from_logits=True)
-    model.compile(optimizer, loss, weighted_metrics=[nats], jit_compile=False)
+    model = SwitchSeq2SeqLM(backbone)
+    model.compile(optimizer, sampler="greedy", weighted_metrics=[nats], jit_compile=False)
     return model
 
 
