@@ -11,6 +11,8 @@ from keras_switch.models import losses
 from keras_switch.models import preset_folders
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_seq_2_seq_lm_preprocessor import SwitchSeq2SeqLMPreprocessor
+from keras_switch.models.upcycle import to_dense
+from keras_switch.models.upcycle import upcycle
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
@@ -85,6 +87,9 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         if training and self.z_loss_weight:
             loss = loss + self.z_loss_weight * self._z_loss(y, y_pred, sample_weight)
         return loss
+
+    upcycle = upcycle
+    to_dense = to_dense
 
     def generate(self, inputs, max_length=None, stop_token_ids="auto", strip_prompt=False):
         self.parallelism.check_whole("`generate`")

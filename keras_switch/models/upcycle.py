@@ -33,7 +33,7 @@ def upcycle(
 
     A router that starts anew is uneven, so a capacity factor of 1.25 drops tokens at first. The
     losses are equal in `keras_switch.layers.dropless()`, with `switch={"overflow": "dropless"}`,
-    or with a large capacity factor.
+    or with a large capacity factor. Only at padding, which no expert computes, outputs differ.
 
     Args:
         model: `SwitchBackbone` or `SwitchSeq2SeqLM`, dense.

@@ -94,13 +94,14 @@ class Mesh:
             model: `keras.Model` that was built in the `scope` and can be made from its config.
 
         Returns:
-            `keras.Model`, not compiled.
+            `keras.Model`, of the same class, not compiled. A task of KerasHub has the same
+            preprocessor, and is compiled as it is made: `compile(sampler=...)` it anew.
 
         Raises:
             ValueError: If called inside a `scope`.
         """
         with self._backend.outside(), parallelism.use(parallelism.Parallelism()):
-            whole = keras.models.clone_model(model)
+            whole = _made_again(model)
             if model.built and not whole.built:
                 whole.build_from_config(model.get_build_config())
         for variable, split in zip(whole.variables, model.variables, strict=True):
@@ -110,3 +111,13 @@ class Mesh:
     def describe(self, model):
         """Returns a table of what each core holds of a model, and what is exchanged in a step."""
         return describe.table(self.layout, self._backend.axes_of, model)
+
+
+def _made_again(model):
+    """A model of the same class and config. One of Keras's classes may hold unregistered layers."""
+    if type(model).get_config.__module__.split(".")[0] == "keras":
+        return keras.models.clone_model(model)
+    config = model.get_config()
+    if hasattr(model, "preprocessor"):
+        config["preprocessor"] = model.preprocessor  # A config does not hold its vocabulary.
+    return type(model).from_config(config)
