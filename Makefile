@@ -16,15 +16,18 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/layout_test.py \
 	tests/mesh_connect_test.py \
 	tests/noise_test.py \
+	tests/packed_rows_test.py \
 	tests/preprocessor_test.py \
 	tests/preset_folders_test.py \
 	tests/rehearsal*_test.py \
 	tests/relative_position_bias_test.py \
 	tests/routing_test.py \
+	tests/switch_backbone_test.py \
 	tests/switch_dense*_test.py \
 	tests/switch_text_classifier_test.py \
 	tests/switch_tokenizer_test.py \
-	tests/switch_transformer_block_test.py))
+	tests/switch_transformer_block_test.py \
+	tests/upcycle_test.py))
 RESULTS := benchmarks/results
 PIP := -m pip install --quiet --disable-pip-version-check
 
