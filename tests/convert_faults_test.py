@@ -101,6 +101,11 @@ def of_links(folder):
     (folder / "config.json").symlink_to("../config.json")
 
 
+def tokenizer_a_dangling_link(folder):
+    of_config()(folder)
+    (folder / "spiece.model").symlink_to("none")
+
+
 def without(name):
     def write(folder):
         of_config()(folder)
@@ -204,6 +209,7 @@ CASES = {
         of_tensors({"lm_head.weight": None}, {**SWITCH, "tie_word_embeddings": False}),
         "lacks these tensors.*lm_head.weight",
     ),
+    "no_tokenizer": (tokenizer_a_dangling_link, "A file is missing.*spiece.model"),
     # The file of the tensors.
     "empty": (of_file("model.safetensors", b""), BROKEN),
     "truncated": (of_file("model.safetensors", lambda data: data[:-1]), BROKEN),

@@ -184,15 +184,17 @@ class ConvertTest(unittest.TestCase):
             expected = {name: value.shape for name, value in weights.items()}
             self.assertEqual(weight_shapes(arguments), expected, case)
 
-    def test_one_stack_of_experts_is_in_memory_twice(self):
+    def test_one_stack_of_experts_is_in_memory_besides_the_model(self):
         config = {**helpers.SWITCH, "d_model": 64, "d_ff": 512, "num_experts": 64}
         helpers.write(self.folder / "input", config, helpers.tensors(config))
         load(self.folder / "input", verbose=0)  # What the first time imports and traces.
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
-        load(self.folder / "input", verbose=0)
+        # Variables may keep the memory of what they are assigned: these keep nothing.
+        with unittest.mock.patch.object(keras.Variable, "assign", lambda variable, value: None):
+            load(self.folder / "input", verbose=0)
         stack = 4 * 64 * 64 * 512
-        self.assertLess(tracemalloc.get_traced_memory()[1], 2.75 * stack)
+        self.assertLess(tracemalloc.get_traced_memory()[1], 2 * stack)
 
 
 if __name__ == "__main__":

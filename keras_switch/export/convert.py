@@ -110,7 +110,7 @@ def _open(path):
 
 def _check_duplicates(source):
     for name, original in source.duplicates.items():
-        if not np.array_equal(source.read(name), source.read(original)):
+        if not np.array_equal(source.read(name), source.read(original), equal_nan=True):
             raise ValueError(
                 f"{source.title} has two tensors that should be equal, but differ. Received: "
                 f"input={str(source.path)!r}, {name} and {original}"

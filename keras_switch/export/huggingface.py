@@ -1,6 +1,7 @@
 """Weights of Hugging Face folders: Switch Transformers and T5."""
 
 import math
+import os
 
 from keras_switch.export import huggingface_config
 from keras_switch.export import huggingface_files
@@ -41,7 +42,7 @@ class HuggingFace(Source):
         self.names_and_shapes = dict(self._tensors.shapes)
         self._check_numbers(config)
         self.arguments = huggingface_config.to_arguments(config)
-        if (path / SPIECE).exists():
+        if os.path.lexists(path / SPIECE):
             self.spiece = huggingface_files.inside(path, SPIECE).read_bytes()
         if (path / TOKENIZER).exists():
             tokenizer = huggingface_files.read_json(path, TOKENIZER)
