@@ -6,8 +6,10 @@ from tensorflow.python.ops import control_flow_util
 
 # Outside XLA one graph node a matrix is fastest; a loop over chunks bounds the graph.
 CHUNK = 64
-# Rows that a step of the XLA loop multiplies: few waste less, many fill a matrix unit.
-SMALLEST_BLOCK, LARGEST_BLOCK = 32, 256
+# Rows that a step of the XLA loop multiplies: few waste less, many fill a matrix unit. The fewest
+# are for experts that share so few rows, as those of one generated token; on a CPU one row at a
+# time is slower.
+FEWEST_ROWS, SMALLEST_BLOCK, LARGEST_BLOCK = 8, 32, 256
 
 
 def gather_rows(x, indices):
@@ -110,8 +112,12 @@ def _num_rows(rows):
 
 def _block_size(rows, sizes):
     """A quarter of an even share of the rows, as a power of two within bounds."""
-    share = (rows.shape[0] or 0) // sizes.shape[0]
-    return min(max(1 << (share // 4).bit_length(), SMALLEST_BLOCK), LARGEST_BLOCK)
+    num_rows = rows.shape[0]
+    if num_rows is None:
+        return SMALLEST_BLOCK
+    share = num_rows // sizes.shape[0]
+    smallest = SMALLEST_BLOCK if share >= FEWEST_ROWS else FEWEST_ROWS
+    return min(max(1 << (share // 4).bit_length(), smallest), LARGEST_BLOCK)
 
 
 def _blocks(num_rows, sizes, size):

@@ -1,0 +1,92 @@
+"""Times greedy generation against Hugging Face's, and many experts against few.
+
+    python benchmarks/generate.py
+
+Each contender has a process of its own, they take turns, and each printed figure is a median of
+ratios within a turn. Hugging Face's needs an environment with torch and transformers, which
+`make bench` sets up; without it, only the experts are compared.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import statistics
+import sys
+
+import report
+import worker
+
+HERE = pathlib.Path(__file__).resolve().parent
+TORCH = HERE.parent / ".venv-prove-huggingface" / "bin" / "python"
+ENCODER_LENGTH, NEW_TOKENS = 32, 64
+FEW, MANY = 8, 128
+NOTES = f"""
+Each text has {ENCODER_LENGTH} tokens, and {NEW_TOKENS} are written after it; nothing stops
+earlier. Weights are random and float32, sizes those of Switch-Base. Both keep keys and values.
+"""
+
+
+def take_turns(asks, turns):
+    """Returns the seconds of each contender in each turn, the order reversed every other one."""
+    times = [[] for _ in asks]
+    for turn in range(turns):
+        for index in range(len(asks))[:: 1 if turn % 2 else -1]:
+            times[index].append(asks[index]())
+    return times
+
+
+def ratio(above, below):
+    return f"{statistics.median(a / b for a, b in zip(above, below)):.2f}"
+
+
+def against_peer(ours, peer, turns, out):
+    """Writes a row for each batch: tokens a second, and how many times those of the peer."""
+    out.write("\nSwitch-Base with 8 experts in every other block; at least 1.5:\n")
+    out.head(["batch", "tokens a second", "Hugging Face's", "ratio"])
+    for batch in (1, 8):
+        sizes = (batch, ENCODER_LENGTH, NEW_TOKENS)
+        parameters = ours.ask("prepare", FEW, 12, *sizes), peer.ask("prepare", *sizes)
+        if parameters[0] != parameters[1]:
+            raise ValueError(f"Two models of equal size are compared. Received: {parameters}")
+        asks = (lambda: ours.ask("seconds", FEW, *sizes), lambda: peer.ask("seconds", *sizes))
+        times = take_turns(asks, turns)
+        speeds = [f"{batch * NEW_TOKENS / statistics.median(x):.1f}" for x in times]
+        out.row([batch, *speeds, ratio(*times[::-1])])
+
+
+def against_few(ours, turns, out):
+    """Writes the cost of many experts over that of few."""
+    sizes = (1, ENCODER_LENGTH, NEW_TOKENS)
+    for number in (FEW, MANY):
+        ours.ask("prepare", number, 2, *sizes)
+    asks = [lambda number=number: ours.ask("seconds", number, *sizes) for number in (MANY, FEW)]
+    times = take_turns(asks, turns)
+    out.write(f"\n2 + 2 blocks, batch 1, {MANY} experts over {FEW}; at most 1.3:\n")
+    out.head([f"seconds, {MANY} experts", f"{FEW} experts", "ratio"])
+    out.row([*(f"{statistics.median(x):.2f}" for x in times), ratio(*times)])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=5, help="runs of each contender")
+    parser.add_argument("--torch", type=pathlib.Path, default=TORCH, help="python with torch")
+    parser.add_argument("--output", type=pathlib.Path, help="markdown file to write, too")
+    flags = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(report.Report(flags.output))
+        ours = stack.enter_context(worker.Worker(sys.executable, HERE / "generate_keras_worker.py"))
+        versions = ours.ask("versions")
+        if flags.torch.exists():
+            script = HERE / "generate_torch_worker.py"
+            with worker.Worker(flags.torch, script) as peer:
+                out.title("Generation", versions | peer.ask("versions"))
+                out.write(NOTES)
+                against_peer(ours, peer, flags.turns, out)
+        else:
+            out.title("Generation", versions)
+            out.write(NOTES)
+        against_few(ours, flags.turns, out)
+
+
+if __name__ == "__main__":
+    main()
