@@ -15,6 +15,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
 	tests/mesh_connect_test.py \
+	tests/models_dropless_test.py \
 	tests/noise_test.py \
 	tests/packed_rows_test.py \
 	tests/preprocessor_test.py \
@@ -34,7 +35,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help venv test lint test-tensorflow test-jax test-oldest pretrain bench prove prove-peers \
-	prove-rehearse trillion lock bazel clean
+	prove-models prove-rehearse trillion lock bazel clean
 
 help:
 	@echo "make venv      set up $(VENV), pinned by $(LOCK)"
@@ -101,7 +102,7 @@ bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
 	$(BIN)/python benchmarks/mesh.py --output $(RESULTS)/mesh.md
 
-prove: $(READY) test-oldest prove-peers prove-rehearse prove-tpu
+prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu
 	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py
 	@if command -v bazel >/dev/null; then \
 		$(MAKE) bazel; \
@@ -121,6 +122,10 @@ prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
 	bash prove/run $(RESULTS)/peers.md
+
+# Whole models, on both backends.
+prove-models: $(READY) .venv-prove-huggingface/.ready
+	bash prove/run_models $(RESULTS)/models.md
 
 # Takes half an hour.
 trillion: .venv-prove-rehearse/.ready

@@ -98,6 +98,10 @@ def compare_routers(model, saved):
             for key, kind in (("balance losses", "balance"), ("z-losses", "z")):
                 own = figures[f"{kind}_loss"]
                 errors[key].append(largest(own, saved[f"{kind}/{name}"]))
+    if "router_losses" in saved:
+        for side in masks:
+            own = [layer.figures()["z_loss"] for name, layer in layers.items() if side in name]
+            check(f"z-loss of the {side}, the mean", largest(np.mean(own), saved[f"z/{side}"]))
     for what, found in errors.items():
         if found:
             check(f"{what} of {len(layers)} layers", max(found))

@@ -161,6 +161,8 @@ def router_arrays(model, outputs):
             arrays[f"router/{side}/{i}"] = logits
             arrays[f"balance/{side}/{i}"] = balance
             arrays[f"z/{side}/{i}"] = switch.router_z_loss_func(logits)
+        logits = torch.cat(getattr(outputs, f"{side}_router_logits"), dim=1)
+        arrays[f"z/{side}"] = switch.router_z_loss_func(logits)
     return arrays
 
 
@@ -182,6 +184,7 @@ def generate(model):
 
 
 def make(directory):
+    directory.mkdir()
     for seed, (name, case) in enumerate(CASES.items()):
         model, arrays = run(case, seed)
         if not model.config.tie_word_embeddings:
@@ -203,19 +206,21 @@ class Heard(logging.Handler):
 
 def load(directory):
     for name in CASES:
-        states = [load_one(directory / folder) for folder in (name, f"{name}-back")]
-        (theirs, their_words), (ours, our_words) = states
+        loaded = [load_one(directory / folder) for folder in (name, f"{name}-back")]
+        (theirs, their_logits, their_words), (ours, logits, our_words) = loaded
         if our_words != their_words:
             sys.exit(f"{name}: transformers says {our_words}, and {their_words} of its own.")
         different = [key for key in theirs if not torch.equal(theirs[key], ours[key])]
         if different or theirs.keys() != ours.keys():
             sys.exit(f"{name}: differ after the round trip: {different}")
+        if not torch.equal(their_logits, logits):
+            sys.exit(f"{name}: the logits differ after the round trip.")
         words = f", and says what it says of its own: {our_words}" if our_words else ""
-        print(f"{name}: transformers loads {len(ours)} tensors back, bit for bit{words}")
+        print(f"{name}: transformers loads {len(ours)} tensors, bit for bit{words}")
 
 
 def load_one(folder):
-    """Returns the tensors of a folder, and the warnings at its loading."""
+    """Returns the tensors of a folder, what they compute, and the warnings at their loading."""
     heard = Heard()
     logger = hf_logging.get_logger("transformers")
     logger.addHandler(heard)
@@ -226,7 +231,9 @@ def load_one(folder):
     faults = {key: list(value) for key, value in info.items() if value}
     if faults:
         sys.exit(f"{folder.name}: transformers found {faults}")
-    return model.state_dict(), heard.messages
+    ids = torch.arange(2, 62).reshape(2, 30)
+    logits = model(input_ids=ids, decoder_input_ids=ids).logits
+    return model.state_dict(), logits, heard.messages
 
 
 if __name__ == "__main__":
