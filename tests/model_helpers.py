@@ -1,6 +1,7 @@
 """Small whole models, and token ids for them."""
 
 import numpy as np
+from keras import ops
 
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
@@ -48,3 +49,9 @@ def prompts(number, length=6):
         "decoder_token_ids": starts,
         "decoder_padding_mask": starts + (np.arange(length) == 0),
     }
+
+
+def values(model):
+    """The weights of a model as numpy arrays, by name."""
+    weights = getattr(model, "backbone", model).named_weights()
+    return {name: ops.convert_to_numpy(ops.convert_to_tensor(w)) for name, w in weights.items()}

@@ -1,10 +1,15 @@
+import importlib
 import unittest
 import unittest.mock
 
 import jax
 import keras
+import model_helpers
 
 from keras_switch.layers import SwitchDense
+from keras_switch.models import SwitchBackbone
+from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.models.losses import TargetCrossEntropy
 from keras_switch.tpu import chips
 from keras_switch.tpu import compiler
 from keras_switch.tpu import hlo
@@ -66,6 +71,29 @@ class StepTest(unittest.TestCase):
         self.assertEqual((y.shape, y.dtype), ((16, 5), "int32"))
         shard = x["a"].sharding.shard_shape((16, 6))
         self.assertEqual(shard, (2, 6))
+
+    def test_a_task_of_kerashub_has_its_own_loss_and_no_values(self):
+        def build():
+            return SwitchSeq2SeqLM(SwitchBackbone(**model_helpers.SMALL), compile=False)
+
+        # The module, which the function of the same name hides.
+        serialize = importlib.import_module("keras_switch.tpu.rehearse")._serialized
+        request = serialize(build, None, "adam", TargetCrossEntropy())
+        length = {
+            f"{side}_{name}": length
+            for side, length in model_helpers.LENGTHS.items()
+            for name in ("token_ids", "padding_mask")
+        }
+        task = rehearsal_step.Program(request["model"], None, request["compile"], 16, length)
+        step = rehearsal_step.on_devices(task, Layout(*SPLIT), jax.devices())
+        self.assertIsInstance(step.model, SwitchSeq2SeqLM)
+        self.assertEqual([v.path for v in step.model.variables if v._value is not None], [])
+        x, y = step.data
+        self.assertEqual({name: x[name].shape for name in x}, {n: (16, length[n]) for n in length})
+        self.assertEqual((y.shape, y.dtype), ((16, 5), "int32"))
+        kernel = step.model.backbone.named_weights()["encoder/1/feed_forward/kernel_in"]
+        self.assertEqual(kernel._layout.axes, ("batch", None, None))
+        self.assertGreater(step.matmul_flops()[0], 0)
 
     def test_matrix_products_are_counted(self):
         for dtype, passes in (("float32", 6), ("bfloat16", 1)):

@@ -8,6 +8,7 @@ import unittest.mock
 
 import jax
 import keras
+import model_helpers
 
 from keras_switch.layers import SwitchDense
 from keras_switch.tpu import Mesh
@@ -125,6 +126,7 @@ class ArgumentsTest(unittest.TestCase):
             return model
 
         self.refuse("a model that is not compiled: give `optimizer` and `loss`", build)
+        self.refuse("`compile=False` to a task of KerasHub", model_helpers.language_model)
 
     def test_the_cores_of_mesh_and_slice_must_be_equal(self):
         for mesh in (

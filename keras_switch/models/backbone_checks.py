@@ -21,6 +21,7 @@ def check_and_complete(backbone):
     for name in SIZES:
         checks.check_positive_integer(name, getattr(backbone, name))
     checks.check_bool("tie_embedding_weights", backbone.tie_embedding_weights)
+    checks.check_number("dropout", backbone.dropout, 0, 1)
     if backbone.key_value_dim is None:
         if backbone.hidden_dim % backbone.num_heads:
             raise ValueError(
