@@ -82,6 +82,14 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
                 loss = losses.TargetCrossEntropy()
         super().compile(optimizer, loss, **kwargs)
 
+    def get_compile_config(self):
+        sampler = keras.saving.serialize_keras_object(self.sampler)
+        return {**super().get_compile_config(), "sampler": sampler}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if training and self.z_loss_weight:

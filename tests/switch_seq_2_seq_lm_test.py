@@ -1,0 +1,175 @@
+import pathlib
+import tempfile
+import unittest
+
+import keras
+import keras_hub
+import lm_helpers
+import mesh_helpers
+import numpy as np
+import tokenizer_helpers
+from block_helpers import numpy
+from mesh_helpers import ONE_CORE
+from mesh_helpers import assert_same
+from mesh_helpers import values
+
+from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.models import SwitchSeq2SeqLMPreprocessor
+from keras_switch.models import SwitchTokenizer
+
+SPARSE = {"decoder_sparse_layers": (0,), "switch": {"num_groups": 8}}
+QUIET = {"batch_size": 16, "shuffle": False, "verbose": 0}
+
+
+def reference_losses(logits, y, weight):
+    """Cross-entropy and squared logsumexp, means over targets, by numpy in float64."""
+    logits = logits.astype("float64")
+    lse = np.log(np.exp(logits).sum(-1))
+    likelihood = np.take_along_axis(logits, y[..., None], -1)[..., 0] - lse
+    return [(x * weight).sum() / weight.sum() for x in (-likelihood, lse**2)]
+
+
+def trained(mesh_name, data, make_optimizer):
+    """Trains on a mesh, or on one core; returns histories, an evaluation, and weights."""
+    mesh = mesh_helpers.mesh_of(mesh_name)
+    keras.distribution.set_distribution(None)
+    with mesh.scope():
+        model = lm_helpers.make(num_layers=1, num_experts=8, **SPARSE)
+        model.compile(mesh.optimizer(make_optimizer()), jit_compile=False)
+    x, y, weight = data
+    history = model.fit(x, y, sample_weight=weight, epochs=2, **QUIET).history
+    evaluation = model.evaluate(x, y, sample_weight=weight, return_dict=True, verbose=0)
+    history = {name: np.array(x) for name, x in history.items()}
+    return history, evaluation, values(model.trainable_variables)
+
+
+class LossTest(unittest.TestCase):
+    def setUp(self):
+        self.data = lm_helpers.to_train()
+
+    def losses(self, model):
+        """The loss in training and, without dropping or noise, in evaluation."""
+        x, y, weight = self.data
+        training = model.fit(x, y, sample_weight=weight, **QUIET).history["loss"][0]
+        return training, model.evaluate(x, y, sample_weight=weight, verbose=0)[0]
+
+    def test_is_the_mean_over_real_targets_and_in_training_the_z_loss(self):
+        model = lm_helpers.make(num_experts=None, z_loss_weight=0.5)
+        model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+        x, y, weight = self.data
+        cross_entropy, z_loss = reference_losses(numpy(model(x)), y, weight)
+        training, evaluation = self.losses(model)
+        self.assertAlmostEqual(training / (cross_entropy + 0.5 * z_loss), 1, places=4)
+        self.assertAlmostEqual(evaluation / cross_entropy, 1, places=4)
+
+    def test_another_loss_is_reduced_by_the_rules_of_keras(self):
+        model = lm_helpers.make(num_experts=None, z_loss_weight=0.5)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=False)
+        x, y, weight = self.data
+        cross_entropy, z_loss = reference_losses(numpy(model(x)), y, weight)
+        training, evaluation = self.losses(model)
+        self.assertAlmostEqual(evaluation / (cross_entropy * weight.mean()), 1, places=4)
+        self.assertAlmostEqual((training - evaluation) / (0.5 * z_loss), 1, places=4)
+
+    def test_the_routers_losses_are_added_in_training(self):
+        switch = {"balance_loss_weight": 7.0, "exploration": "argmax", "overflow": "dropless"}
+        model = lm_helpers.make(z_loss_weight=0.0, switch=switch)
+        model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+        training, evaluation = self.losses(model)
+        # A balance loss is at least 1, and there are two sparse blocks.
+        self.assertGreater(training - evaluation, 14 - 1e-3)
+
+    def test_no_target_at_all_gives_no_loss(self):
+        x, y, weight = self.data
+        model = lm_helpers.make(num_experts=None)
+        model.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+        before = values(model.trainable_variables)
+        history = model.fit(x, y, sample_weight=0 * weight, **QUIET).history
+        self.assertEqual(history["loss"], [0.0])
+        assert_same(values(model.trainable_variables), before)
+
+    def test_does_not_depend_on_the_layout_nor_on_scaling(self):
+        self.addCleanup(keras.distribution.set_distribution, None)
+
+        sgd, scaled = keras.optimizers.SGD, keras.optimizers.LossScaleOptimizer
+        cases = {
+            "8": (lambda: sgd(0.1, gradient_accumulation_steps=2),) * 2,
+            "4x2": (lambda: scaled(sgd(0.1)), lambda: sgd(0.1)),
+        }
+        for name, (on_mesh, alone) in cases.items():
+            with self.subTest(name):
+                # Half of the cores have no target at all.
+                expected = trained(ONE_CORE, self.data, alone)
+                assert_same(trained(name, self.data, on_mesh), expected, 2e-4, 2e-5)
+
+
+class ContractTest(unittest.TestCase):
+    def test_arguments_are_checked(self):
+        with self.assertRaisesRegex(ValueError, "`z_loss_weight` must be.*z_loss_weight=-1"):
+            lm_helpers.make(z_loss_weight=-1)
+
+    def test_has_no_weights_of_its_own(self):
+        model = lm_helpers.make()
+        self.assertFalse(model.has_task_weights())
+        sizes = [int(np.prod(w.shape)) for w in model.backbone.named_weights().values()]
+        self.assertEqual(model.count_params(), sum(sizes))
+
+    def test_logits_are_float32(self):
+        x, _, _ = lm_helpers.to_train(2)
+        for dtype in ("float32", "mixed_bfloat16", "bfloat16"):
+            logits = lm_helpers.make(dtype=dtype)(x)
+            self.assertEqual(keras.backend.standardize_dtype(logits.dtype), "float32")
+            self.assertEqual(tuple(logits.shape), (2, 6, 30))
+
+    def test_survives_saving(self):
+        model = lm_helpers.make(z_loss_weight=0.25)
+        x, y, weight = lm_helpers.to_train(4)
+        model.compile(keras.optimizers.Adam(1e-2), sampler="beam", jit_compile=False)
+        model.fit(x, y, sample_weight=weight, **QUIET)
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "model.keras"
+            model.save(path)
+            loaded = keras.models.load_model(path)
+            model.save_to_preset(str(pathlib.Path(directory) / "preset"))
+            preset = SwitchSeq2SeqLM.from_preset(
+                str(pathlib.Path(directory) / "preset"), dtype="float32"
+            )
+        for other in (loaded, preset):
+            self.assertIsInstance(other, SwitchSeq2SeqLM)
+            self.assertEqual(other.z_loss_weight, 0.25)
+            np.testing.assert_array_equal(numpy(other(x)), numpy(model(x)))
+        self.assertIsInstance(loaded.sampler, keras_hub.samplers.BeamSampler)
+        assert_same(values(loaded.optimizer.variables), values(model.optimizer.variables), 0, 0)
+        losses = [
+            other.evaluate(x, y, sample_weight=weight, verbose=0) for other in (loaded, model)
+        ]
+        np.testing.assert_allclose(*losses)
+
+    def test_fits_strings(self):
+        tokenizer = SwitchTokenizer(tokenizer_helpers.spiece_model())
+        backbone = lm_helpers.make(vocabulary_size=tokenizer.vocabulary_size()).backbone
+        model = SwitchSeq2SeqLM(backbone, SwitchSeq2SeqLMPreprocessor(tokenizer, 8, 6))
+        model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+        texts = {"encoder_text": ["The <extra_id_0>.", "a"], "decoder_text": ["the people", "of"]}
+        history = model.fit(texts, batch_size=2, epochs=3, verbose=0).history
+        self.assertLess(history["loss"][-1], history["loss"][0])
+        self.assertIn("sparse_categorical_accuracy", history)
+
+    def test_lora_trains_attention_only(self):
+        model = lm_helpers.make()
+        model.backbone.enable_lora(2)
+        names = {weight.path.split("/")[-1] for weight in model.trainable_weights}
+        self.assertEqual(names, {"lora_kernel_a", "lora_kernel_b"})
+        model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+        x, y, weight = lm_helpers.to_train()
+        before = values(model.non_trainable_weights)
+        losses = model.fit(x, y, sample_weight=weight, epochs=5, **QUIET).history["loss"]
+        self.assertLess(losses[-1], losses[0])
+        frozen = [w for w in model.non_trainable_weights if "seed" not in w.path]
+        after = values(frozen)
+        assert_same(list(after.values()), [before[name] for name in before if name in after])
+
+
+if __name__ == "__main__":
+    unittest.main()
