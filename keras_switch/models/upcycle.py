@@ -26,8 +26,9 @@ def upcycle(
       first. So the copies' `kernel_out` is `num_experts` times the feed-forward's, and the
       router's kernel is scaled down to logits of a deviation of 0.002 on normalized tokens. The
       choice of an expert depends on no scale, but `p * num_experts` is then 1 to within 1%: 0.3%
-      above on average for 8 experts, 0.5% for 128, 0.7% for 2,048. Afterwards `p` grows as
-      the router learns, and the output with it; the learning rate should start low.
+      above on average for 8 experts, 0.5% for 128, 0.7% for 2,048. As the router learns, `p` grows
+      and the output with it, until training has made `kernel_out` smaller: warm the learning rate
+      up.
     - With several selected experts, `switch={"num_selected_experts": 2}`, their gates sum to one:
       copies are exact at any scale of the router, and nothing is scaled.
 
