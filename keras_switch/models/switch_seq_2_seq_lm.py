@@ -83,6 +83,8 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         super().compile(optimizer, loss, **kwargs)
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         sampler = keras.saving.serialize_keras_object(self.sampler)
         return {**super().get_compile_config(), "sampler": sampler}
 
