@@ -1,9 +1,12 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import glob
 import os
 import pathlib
+import secrets
 import shutil
+import socket
 
 
 @contextlib.contextmanager
@@ -11,7 +14,9 @@ def whole(path):
     """Gives a path beside to write a file or a folder to; it takes its name once on the disk.
 
     A kill at any moment leaves what was at `path` as it was, and at most a hidden file or
-    folder beside it, which the next writer removes. An error leaves nothing behind.
+    folder beside it, which the next writer on that machine removes. An error leaves nothing
+    behind but the parents that were made. Of writers at the same time, each has its own path: of
+    a file the last one stays, of a folder the first.
 
     Args:
         path: Path of the file or folder. A file there is replaced. Missing parents are made.
@@ -24,8 +29,11 @@ def whole(path):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    remove(beside)
+    writer = f".{path.name}.{socket.gethostname()}"
+    for leftover in path.parent.glob(f"{glob.escape(writer)}+*+*.tmp"):
+        if not _is_running(int(leftover.name.split("+")[-2])):
+            remove(leftover)
+    beside = path.with_name(f"{writer}+{os.getpid()}+{secrets.token_hex(4)}.tmp")
     try:
         yield beside
         for written in (*beside.rglob("*"), beside):
@@ -51,3 +59,14 @@ def sync(path):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _is_running(process):
+    """Whether there is a process of a number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # It is someone else's.
+    return True

@@ -1,4 +1,8 @@
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 import tempfile
 import unittest
 import unittest.mock
@@ -33,7 +37,7 @@ class WholeTest(unittest.TestCase):
         with unittest.mock.patch.object(files, "sync", sync), files.whole(path) as beside:
             (beside / "inner").mkdir(parents=True)
             (beside / "inner" / "file").touch()
-        before = {("inner", False), ("file", False), (".folder.tmp", False)}
+        before = {("inner", False), ("file", False), (beside.name, False)}
         self.assertEqual(set(synced), before | {(self.directory.name, True)})
         self.assertEqual(self.names(), ["folder", "folder/inner", "folder/inner/file"])
 
@@ -47,13 +51,36 @@ class WholeTest(unittest.TestCase):
             pass
         self.assertEqual((self.names(), path.read_text()), (["file"], "before"))
 
+    def leftover(self, host, process):
+        return self.directory / f".file.{host}+{process}+0123abcd.tmp"
+
     def test_leftovers_of_a_killed_writer_are_removed(self):
+        killed = subprocess.Popen([sys.executable, "-c", ""])
+        killed.wait()
         for make in (pathlib.Path.mkdir, pathlib.Path.touch):
-            make(self.directory / ".file.tmp")
+            make(self.leftover(socket.gethostname(), killed.pid))
             with files.whole(self.directory / "file") as beside:
                 self.assertFalse(beside.exists())
                 beside.touch()
             self.assertEqual(self.names(), ["file"])
+
+    def test_what_other_writers_write_stays(self):
+        running = self.leftover(socket.gethostname(), os.getppid())
+        elsewhere = self.leftover(f"{socket.gethostname()}-2", 2**22 + 1)
+        running.touch(), elsewhere.touch()
+        with files.whole(self.directory / "file") as beside:
+            beside.touch()
+        self.assertEqual(self.names(), sorted(["file", running.name, elsewhere.name]))
+
+    def test_writers_at_once_do_not_mix(self):
+        path = self.directory / "folder"
+        with self.assertRaisesRegex(OSError, "not empty"), files.whole(path) as one:
+            one.mkdir()
+            (one / "a").touch()
+            with files.whole(path) as other:
+                other.mkdir()
+                (other / "b").touch()
+        self.assertEqual(self.names(), ["folder", "folder/b"])
 
     def test_a_full_folder_is_not_replaced(self):
         (self.directory / "folder" / "inner").mkdir(parents=True)
