@@ -1,9 +1,23 @@
 """Writes T5X's checkpoints with msgpack and TensorStore."""
 
+import json
+import pathlib
+import shutil
+import tempfile
+import unittest
+
 import ml_dtypes
 import msgpack
 import numpy as np
 import tensorstore
+from foreign_helpers import SPARSE
+from foreign_helpers import random_backbone
+from foreign_helpers import values
+
+from keras_switch.export.convert import convert
+
+QUERY = "encoder/layers_0/attention/query/kernel"
+PATH = "target.encoder.layers_0.attention.query.kernel"
 
 ATTENTIONS = {
     ("encoder", "self_attention"): ("attention", "pre_attention_layer_norm"),
@@ -119,3 +133,34 @@ def write(folder, leaves, layout="t5x", **extra):
 def as_uint16(array):
     """bfloat16 as T5X's version 2 wrote it."""
     return array.astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+class CheckpointTest(unittest.TestCase):
+    """Tests with a checkpoint, in zarr arrays, that something is wrong with."""
+
+    @classmethod
+    def setUpClass(cls):
+        temporary = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(temporary.cleanup)
+        cls.template = pathlib.Path(temporary.name) / "template"
+        cls.template.mkdir()
+        named = tensors(values(random_backbone(SPARSE)), gated=False)
+        cls.specs = {name: in_zarr(cls.template, name, array) for name, array in named.items()}
+
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.input = self.folder / "checkpoint_7"
+        shutil.copytree(self.template, self.input)
+        self.leaves = json.loads(json.dumps(self.specs))
+
+    def check(self, message, error=ValueError, **layout):
+        """Writes the index and asserts that the checkpoint is refused."""
+        write(self.input, self.leaves, **layout)
+        self.check_refused(message, error)
+
+    def check_refused(self, message, error=ValueError):
+        output = self.folder / "output"
+        with self.assertRaisesRegex(error, message):
+            convert(self.input, output, dtype="float32", verbose=0)
+        left = {path.name for path in self.folder.iterdir()}
+        self.assertEqual(left - {"checkpoint_7", "outside"}, set())

@@ -84,6 +84,10 @@ class T5X(Unconfigured):
         self._tensors = {}
         for name, leaf in self._flatten(self._target(contents)):
             self._tensors[name] = self._open(file.parent.resolve(), name, leaf)
+        try:
+            t5x_tensors.check_sizes(self._tensors.values())
+        except ValueError as error:
+            raise self.error("is too small for what it says", str(error)) from error
         self.names_and_shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
         weights = {}
         for name in self._tensors:
@@ -158,7 +162,7 @@ def _weight(name):
     """Our name of a tensor, or `None`."""
     if name in _TENSORS:
         return _TENSORS[name]
-    match = re.fullmatch(r"(encoder|decoder)/layers_(\d+)/(.+)", name)
+    match = re.fullmatch(r"(encoder|decoder)/layers_(0|[1-9][0-9]{0,5})/(.+)", name)
     if match is None or match[3] not in _BLOCKS[match[1]]:
         return None
-    return f"{match[1]}/{int(match[2])}/{_BLOCKS[match[1]][match[3]]}"
+    return f"{match[1]}/{match[2]}/{_BLOCKS[match[1]][match[3]]}"

@@ -1,6 +1,7 @@
 """The tensors of T5X's checkpoints: in a msgpack file, or in zarr arrays beside it."""
 
 import importlib
+import itertools
 import math
 
 import ml_dtypes
@@ -11,7 +12,9 @@ CHUNKED = "__msgpack_chunked_array__"  # Flax's, for arrays beyond 1 GiB.
 SPEC = {"driver", "kvstore", "metadata"}  # TensorStore's.
 PLACEHOLDER = "PLACEHOLDER://"  # Orbax's.
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
-_COMPRESSION = 4096  # No compressor makes weights smaller than that.
+_DESCRIPTIONS = {".zarray", ".zattrs", ".zgroup"}  # Zarr's, besides the chunks.
+# Compressors make weights a few times smaller at most, but norms of ones a thousand times.
+_COMPRESSION, _SMALL = 16, 2**20
 
 
 def unpack(file):
@@ -59,6 +62,22 @@ def open_tensor(folder, leaf):
     raise ValueError(f"not an array, but of type {type(leaf).__name__}")
 
 
+def check_sizes(tensors):
+    """Requires that zarr arrays are not ever so much larger than their files.
+
+    Args:
+        tensors: List of what `open_tensor` returned for a checkpoint.
+
+    Raises:
+        ValueError: If they are.
+    """
+    arrays = [tensor for tensor in tensors if isinstance(tensor, _Zarr)]
+    needed = sum(array.num_bytes for array in arrays)
+    stored = sum({array.path: array.num_stored for array in arrays}.values())
+    if needed > _SMALL + _COMPRESSION * stored:
+        raise ValueError(f"{needed} bytes of arrays in files of {stored}")
+
+
 class Packed:
     """A value of a type that msgpack does not know."""
 
@@ -101,8 +120,8 @@ class _Zarr:
         kvstore = spec["kvstore"]
         if spec["driver"] != "zarr" or kvstore["driver"] not in ("file", "gfile", "gcs"):
             raise ValueError(f"{spec['driver']} of {kvstore['driver']} is not zarr of files")
-        path = _inside(folder, kvstore["path"] if "path" in kvstore else spec["path"])
-        place = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{path}/"}}
+        self.path = _inside(folder, kvstore["path"] if "path" in kvstore else spec["path"])
+        place = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{self.path}/"}}
         self._array = _library("tensorstore").open(place, open=True).result()
         self.shape, dtype = tuple(self._array.shape), self._array.dtype.name
         expected = tuple(spec["metadata"].get("shape", self.shape)), spec.get("dtype", dtype)
@@ -112,7 +131,11 @@ class _Zarr:
             )
         if dtype != "uint16":
             _check_float(dtype)
-        _check_files(path, self._array)
+        metadata = self._array.spec().to_json()["metadata"]
+        numbers = _chunk_numbers(self.shape, metadata)
+        self.num_stored = _check_files(self.path, numbers)
+        itemsize = self._array.dtype.numpy_dtype.itemsize
+        self.num_bytes = math.prod((*numbers, *metadata["chunks"], itemsize))
 
     def read(self):
         array = self._array.read().result()
@@ -132,21 +155,29 @@ def _inside(folder, name):
     return path
 
 
-def _check_files(path, array):
-    """Requires that all files of an array are there, and could hold it."""
-    metadata = array.spec().to_json()["metadata"]
+def _chunk_numbers(shape, metadata):
+    """Number of chunks along each axis of an array."""
     if metadata["dimension_separator"] != ".":
         raise ValueError(f"its files must have names such as 0.1, not {metadata}")
-    files = [entry for entry in path.iterdir() if entry.name != ".zarray"]
-    if any(entry.is_symlink() or not entry.is_file() for entry in (*files, path / ".zarray")):
+    if 0 in shape:
+        raise ValueError(f"its shape {shape} is empty")
+    return [-(-size // chunk) for size, chunk in zip(shape, metadata["chunks"], strict=True)]
+
+
+def _check_files(path, numbers):
+    """Requires a file for each chunk of an array, and no other; returns their bytes."""
+    entries = {entry.name: entry for entry in path.iterdir()}
+    if any(entry.is_symlink() or not entry.is_file() for entry in entries.values()):
         raise ValueError("its files must be plain files")
-    sizes = zip(array.shape, metadata["chunks"], strict=True)
-    number = math.prod(-(-size // chunk) for size, chunk in sizes)
-    if metadata["fill_value"] is None and len(files) < number:
-        raise ValueError(f"{len(files)} of its {number} files are there")
-    stored = sum(entry.stat().st_size for entry in files)
-    if math.prod(array.shape) * array.dtype.numpy_dtype.itemsize > _COMPRESSION * stored:
-        raise ValueError(f"its files have {stored} bytes, too few for {tuple(array.shape)}")
+    chunks = [entry for name, entry in entries.items() if name not in _DESCRIPTIONS]
+    if len(chunks) < math.prod(numbers):
+        raise ValueError(f"{len(chunks)} of its {math.prod(numbers)} files are there")
+    names = itertools.product(*map(range, numbers))
+    expected = {".".join(map(str, name)) or "0" for name in names}
+    wrong = sorted(expected ^ {entry.name for entry in chunks})
+    if wrong:
+        raise ValueError(f"its shape needs other files than there are: {wrong[:8]}")
+    return sum(entry.stat().st_size for entry in chunks)
 
 
 def _library(name):

@@ -29,7 +29,8 @@ class Unconfigured(Source):
             switch: Dictionary of `SwitchDense` arguments that the tensors' names tell.
 
         Raises:
-            ValueError: If a weight that every model has is missing, or has the wrong rank.
+            ValueError: If a block or a weight that every model has is missing, or has the wrong
+                rank.
         """
         self._entries, shapes = {}, {}
         for weight, tensor in weights.items():
@@ -83,9 +84,15 @@ class _Shapes:
         return shape
 
     def depth(self, side):
-        """Number of a stack's blocks."""
+        """Number of a stack's blocks, of which none may be missing."""
         names = (weight.split("/") for weight in self.shapes if weight.startswith(f"{side}/"))
-        return 1 + max((int(name[1]) for name in names if name[1].isdecimal()), default=-1)
+        numbers = sorted({int(name[1]) for name in names if name[1].isdecimal()})
+        if numbers != list(range(len(numbers))):
+            raise self.source.error(
+                f"must have all blocks of the {side}, from 0 on",
+                f"{len(numbers)} blocks, of which the last is {numbers[-1]}",
+            )
+        return len(numbers)
 
     def sparse_layers(self, side):
         """Numbers of a stack's sparse blocks."""
