@@ -5,6 +5,7 @@ import tempfile
 import unittest
 
 import ml_dtypes
+import numpy as np
 from foreign_helpers import CASES
 from foreign_helpers import SPARSE
 from foreign_helpers import check_equal
@@ -83,3 +84,12 @@ class MeshTensorFlowWeightsTest(unittest.TestCase):
                 named[name] = named[name][0]
         write(self.prefix, named)
         check_equal(self, self.load(), backbone)
+
+    def test_a_bias_that_nothing_uses_is_left_out(self):
+        backbone = random_backbone(SPARSE)
+        for blocks, scope in ((1, "block_000/"), (0, "")):
+            with self.subTest(blocks=blocks):
+                unused = f"decoder/{scope}layer_001/EncDecAttention/relative_attention_bias"
+                named = tensors(values(backbone), SPARSE, blocks)
+                write(self.prefix, with_slots({**named, unused: np.ones((2, 8), "float32")}))
+                check_equal(self, self.load(), backbone)

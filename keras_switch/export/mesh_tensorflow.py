@@ -12,11 +12,13 @@ from keras_switch.export.unconfigured import Unconfigured
 _STATE = "checkpoint"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _SLOT = re.compile(r"(.+?)(?:_slot_(?:v|vr|vc|m)|/adam_[mv]|_momentum_v)")
-_LAYER = re.compile(r"(encoder|decoder)/(?:block_(\d+)/)?layer_(\d+)/([^/]+)/(.+)")
+_LAYER = re.compile(r"(encoder|decoder)/(?:block_([0-9]{1,6})/)?layer_([0-9]{1,6})/([^/]+)/(.+)")
 _ORDERS = {
     "encoder": ("SelfAttention", "DenseReluDense"),
     "decoder": ("SelfAttention", "EncDecAttention", "DenseReluDense"),
 }
+# T5's first release has it, and no implementation uses it.
+_UNUSED = re.compile("decoder/(block_000/)?layer_001/EncDecAttention/relative_attention_bias")
 _TENSORS = {
     "shared/embedding": "token_embedding",
     "decoder/logits/kernel": "logits",
@@ -87,7 +89,7 @@ class MeshTensorFlow(Unconfigured):
             raise self.error("cannot be read", _first_line(error)) from error
         shapes = self._reader.get_variable_to_shape_map()
         self.names_and_shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.ignored = frozenset(name for name in shapes if self._is_state(name))
+        self.ignored = frozenset(name for name in shapes if self._is_no_weight(name))
         self._check_files(prefix)
         weights, switch = self._weights()
         self.describe(prefix.parent, weights, switch)
@@ -129,10 +131,11 @@ class MeshTensorFlow(Unconfigured):
             )
         return prefix
 
-    def _is_state(self, name):
-        """Whether a tensor is the optimizer's: the step, or a slot of a tensor that is there."""
+    def _is_no_weight(self, name):
+        """Whether a tensor is unused, or the optimizer's: the step, or a slot of a tensor here."""
         slot = _SLOT.fullmatch(name)
-        return name == "global_step" or slot is not None and slot[1] in self.names_and_shapes
+        is_slot = slot is not None and slot[1] in self.names_and_shapes
+        return is_slot or name == "global_step" or _UNUSED.fullmatch(name) is not None
 
     def _check_files(self, prefix):
         """Requires dtypes of weights, and files in the folder that are large enough."""
