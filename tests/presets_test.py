@@ -4,8 +4,12 @@ import sys
 import unittest
 import unittest.mock
 
+import keras
+
+from keras_switch.layers import scopes
 from keras_switch.models import PRESETS
 from keras_switch.models import SwitchBackbone
+from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import presets
 from keras_switch.models import sizes
 
@@ -107,6 +111,16 @@ class PresetsTest(unittest.TestCase):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         self.assertEqual(done.stdout, "False\n")
 
+    def test_nothing_waits_to_be_allocated(self):
+        with scopes.without_values():
+            weights = SwitchBackbone(**SMALL).weights
+        with keras.StatelessScope():
+            pass
+        self.assertEqual({weight._value for weight in weights}, {None})
+        sizes.num_parameters({**SMALL, "vocabulary_size": 10**15})
+        with keras.StatelessScope():
+            pass  # A petabyte would be said to be too much.
+
     def test_the_table(self):
         names = ("switch_xxl_128", "t5_base", "moe_base_16")
         some = {name: PRESETS[name] for name in names}
@@ -134,8 +148,10 @@ class PresetsTest(unittest.TestCase):
         ):
             presets.preset("base_8")
         for name in ("switch_base_9", "a/folder/that/is/not"):
-            with self.assertRaisesRegex(ValueError, f"no such preset.* Received: '{name}'; there"):
-                SwitchBackbone.from_preset(name)
+            for made in (SwitchBackbone, SwitchSeq2SeqLM):
+                message = f"no such preset.* Received: '{name}'; there"
+                with self.assertRaisesRegex(ValueError, message):
+                    made.from_preset(name)
 
     def test_names_come_without_weights(self):
         with self.assertRaisesRegex(ValueError, "No weights come with the name 't5_tiny'"):

@@ -94,6 +94,7 @@ class StepTest(unittest.TestCase):
         kernel = step.model.backbone.named_weights()["encoder/1/feed_forward/kernel_in"]
         self.assertEqual(kernel._layout.axes, ("batch", None, None))
         self.assertGreater(step.matmul_flops()[0], 0)
+        self.assertEqual([v.path for v in step.model.variables if v._value is not None], [])
 
     def test_matrix_products_are_counted(self):
         for dtype, passes in (("float32", 6), ("bfloat16", 1)):

@@ -17,6 +17,7 @@ from keras_switch.export.keras_folder import make_preprocessor
 from keras_switch.export.keras_folder import write_keras
 from keras_switch.export.mesh_tensorflow import MeshTensorFlow
 from keras_switch.export.t5x import T5X
+from keras_switch.layers import scopes
 
 SOURCES = (HuggingFace, T5X, MeshTensorFlow)
 WRITERS = {"keras": write_keras, "huggingface": write_huggingface}
@@ -90,7 +91,7 @@ def load(path, dtype=None, verbose=1):
 
 def weight_shapes(arguments):
     """Shapes of the weights of a `SwitchBackbone` by name, without allocating one."""
-    with keras.StatelessScope(initialize_variables=False):
+    with scopes.without_values():
         weights = models.SwitchBackbone(**arguments).named_weights()
         return {name: tuple(weight.shape) for name, weight in weights.items()}
 

@@ -1,9 +1,8 @@
 """KerasHub folders of a `SwitchSeq2SeqLM`."""
 
-import keras
-
 from keras_switch import models
 from keras_switch.export import huggingface_files
+from keras_switch.layers import scopes
 
 _BACKBONE = "keras_switch>SwitchBackbone"
 
@@ -39,7 +38,7 @@ def load_keras(path, dtype):
 
 def _check_size(path):
     """Refuses a configuration of more weights than the files can hold, before it is built."""
-    with keras.StatelessScope(initialize_variables=False):
+    with scopes.without_values():
         backbone = models.SwitchBackbone.from_preset(str(path), load_weights=False)
         number = backbone.count_params()
     size = sum(file.stat().st_size for file in path.glob("*.weights.h5"))

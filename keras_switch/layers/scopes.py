@@ -3,6 +3,11 @@
 import contextlib
 import contextvars
 
+import keras
+from keras.src.backend.common import global_state
+
+# Keras's list of the variables that wait for a value.
+_WAITING = "uninitialized_variables"
 _dropless = contextvars.ContextVar("dropless", default=False)
 
 
@@ -28,3 +33,18 @@ def dropless():
 
 def is_dropless():
     return _dropless.get()
+
+
+@contextlib.contextmanager
+def without_values():
+    """Makes the variables that are made inside shapes without values, for good.
+
+    Keras alone would give them values at the end of the next `keras.StatelessScope`, such as that
+    of a training step on JAX, however many billions they are.
+    """
+    waiting = list(global_state.get_global_attribute(_WAITING, []))
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(_WAITING, waiting)

@@ -88,8 +88,8 @@ def preset(name):
 
 
 def check_address(name):
-    """Requires that what is no preset is a folder, or an address such as `"hf://..."`."""
-    if "://" not in name and not os.path.isdir(name):
+    """Requires a preset, a folder, or an address such as `"hf://..."`."""
+    if name not in PRESETS and "://" not in str(name) and not os.path.isdir(name):
         raise ValueError(_unknown(name))
 
 

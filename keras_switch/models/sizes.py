@@ -3,8 +3,7 @@
 import functools
 import math
 
-import keras
-
+from keras_switch.layers import scopes
 from keras_switch.models import presets
 from keras_switch.models.switch_backbone import SwitchBackbone
 
@@ -115,7 +114,7 @@ def _abstract(model):
         return model
     if isinstance(model, str):
         return _of_preset(model)
-    with keras.StatelessScope(initialize_variables=False):
+    with scopes.without_values():
         return SwitchBackbone(**model)
 
 

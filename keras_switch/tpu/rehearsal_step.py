@@ -9,6 +9,7 @@ import jax
 import keras
 
 from keras_switch.layers import parallelism
+from keras_switch.layers import scopes
 from keras_switch.tpu import sharding
 
 
@@ -110,7 +111,7 @@ def abstract(distribution=None, experts=None):
     with (
         _distributed(distribution),
         parallelism.use(experts or parallelism.Parallelism()),
-        keras.StatelessScope(initialize_variables=False),
+        scopes.without_values(),
     ):
         yield
 

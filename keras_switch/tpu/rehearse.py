@@ -12,6 +12,7 @@ import keras
 
 from keras_switch.layers import checks
 from keras_switch.layers import parallelism
+from keras_switch.layers import scopes
 from keras_switch.tpu.chips import Topology
 from keras_switch.tpu.rehearsal import Rehearsal
 
@@ -150,7 +151,7 @@ def _build(function):
         )
     with (
         parallelism.use(parallelism.Parallelism()),
-        keras.StatelessScope(initialize_variables=False),
+        scopes.without_values(),
     ):
         try:
             model = function()
