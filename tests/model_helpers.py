@@ -20,11 +20,35 @@ SMALL = {
     "dtype": "float32",
 }
 LENGTHS = {"encoder": 6, "decoder": 5}
+# Options of `shallow`: all of T5, and as many others as go together.
+T5 = {"num_experts": None, "encoder_sparse_layers": None, "decoder_sparse_layers": None}
+T5 |= {"switch": None}
+OTHER = {
+    "encoder_sparse_layers": [],
+    "decoder_sparse_layers": [0],
+    "gated": True,
+    "activation": "gelu_approximate",
+    "tie_embedding_weights": False,
+    "expert_attention": True,
+    "switch": {
+        "num_groups": 8,
+        "num_selected_experts": 2,
+        "overflow": "dropless",
+        "expert_dropout": 0.2,
+        "routing_metrics": False,
+    },
+}
 
 
 def language_model(preprocessor=None, **options):
     """A float32 `SwitchSeq2SeqLM` with experts in both stacks, which can lie on any mesh."""
     return SwitchSeq2SeqLM(SwitchBackbone(**{**SMALL, **options}), preprocessor)
+
+
+def shallow(**options):
+    """The same with one sparse block, in the encoder, and one dense one, in the decoder."""
+    options = {"num_layers": 1, "encoder_sparse_layers": [0], "decoder_sparse_layers": []} | options
+    return language_model(**options)
 
 
 def batches(number, size, seed=0):
