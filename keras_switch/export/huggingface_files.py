@@ -4,6 +4,7 @@ import importlib
 import json
 import pathlib
 import pickle
+import zipfile
 
 import ml_dtypes
 import safetensors
@@ -137,11 +138,15 @@ class _TorchFile:
                 f"with model.safetensors. Received: {str(path)!r}"
             ) from None
         try:
-            tensors = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+            # Torch before 1.6 wrote no zip files; those can only be read whole.
+            is_zip = zipfile.is_zipfile(path)
+            tensors = torch.load(path, weights_only=True, mmap=is_zip, map_location="cpu")
         except pickle.UnpicklingError:
-            raise _broken(path, "it holds more than tensors") from None
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
-            raise _broken(path, str(error).split("\n")[0]) from None
+            # Torch's message says how to run what is in the file.
+            raise _broken(path, "torch.load refuses it with weights_only=True") from None
+        except Exception as error:
+            problem = str(error).split("\n")[0]
+            raise _broken(path, f"{type(error).__name__}: {problem}") from error
         if not isinstance(tensors, dict) or not all(
             isinstance(name, str)
             and isinstance(tensor, torch.Tensor)
