@@ -180,6 +180,15 @@ CASES = {
     "start": (of_config(decoder_start_token_id=7), "`decoder_start_token_id` in config.json.*7"),
     "activation": (of_config(dense_act_fn="sin"), "`dense_act_fn` in config.json must be one.*sin"),
     "activation_dict": (of_config(dense_act_fn={}), "`dense_act_fn` in config.json must be one"),
+    "tied_string": (
+        of_config(model_type="t5", tie_word_embeddings="false"),
+        "`tie_word_embeddings` in config.json must be true or false.*'false'",
+    ),
+    "tied_number": (of_config(tie_word_embeddings=1), "`tie_word_embeddings` .*true or false.*=1"),
+    "scale": (
+        of_config(model_type="t5", scale_decoder_outputs=3),
+        "`scale_decoder_outputs` in config.json must be true or false.*3",
+    ),
     "projection": (of_config(model_type="t5", feed_forward_proj="a-b-c"), "`feed_forward_proj`"),
     "shape": (of_config(d_kv=4), r"SelfAttention.k.weight: \(6, 8\) \(expected \(8, 8\)\)"),
     "fewer_experts": (of_config(num_experts=3), "has no place for.*expert_3"),
@@ -207,6 +216,10 @@ CASES = {
     ),
     "no_logits": (
         of_tensors({"lm_head.weight": None}, {**SWITCH, "tie_word_embeddings": False}),
+        "lacks these tensors.*lm_head.weight",
+    ),
+    "no_logits_t5_1_1": (
+        of_tensors({"lm_head.weight": None}, helpers.T5_1_1),
         "lacks these tensors.*lm_head.weight",
     ),
     "no_tokenizer": (tokenizer_a_dangling_link, "A file is missing.*spiece.model"),

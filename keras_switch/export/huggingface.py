@@ -48,7 +48,7 @@ class HuggingFace(Source):
             tokenizer = huggingface_files.read_json(path, TOKENIZER)
             self.num_sentinels = tokenizer.get("extra_ids", self.num_sentinels)
         self._same = {}
-        self._find_duplicates()
+        self._find_duplicates(may_share=config.get("tie_word_embeddings") is not False)
         self.ignored = frozenset({_UNUSED})
 
     def table(self, shapes):
@@ -73,8 +73,12 @@ class HuggingFace(Source):
                     f"tensors of {numbers} numbers"
                 )
 
-    def _find_duplicates(self):
-        """Any name of the embedding may be the only one, or there may be several."""
+    def _find_duplicates(self, may_share):
+        """Any name of the embedding may be the only one, or there may be several.
+
+        Args:
+            may_share: bool. Whether logits without a tensor may be the embedding.
+        """
         shared, logits = huggingface_names.SHARED, huggingface_names.LOGITS
         tied = self.arguments["tie_embedding_weights"]
         names = (*huggingface_names.EMBEDDINGS, *([logits] if tied else []))
@@ -83,7 +87,8 @@ class HuggingFace(Source):
             self._same[shared] = found[0]
             self.names_and_shapes[shared] = self.names_and_shapes.pop(found[0])
         self.duplicates = dict.fromkeys(found[1:], shared)
-        if self._model_type == "t5" and not tied and logits not in self.names_and_shapes:
+        untied = self._model_type == "t5" and not tied and may_share
+        if untied and logits not in self.names_and_shapes:
             # T5's logits may share the embedding without rescaling, which ours do not.
             self._same[logits] = self._same.get(shared, shared)
             self.names_and_shapes |= {logits: self.names_and_shapes[shared]} if found else {}

@@ -5,7 +5,7 @@ import math
 from keras_switch.layers import activations
 
 MODEL_TYPES = ("switch_transformers", "t5")
-# An expert takes at most this many tokens: one more than no row has.
+# An expert takes at most this many tokens: more than any row has.
 NO_CAPACITY = 2**31 - 1
 _ACTIVATIONS = {
     "relu": "relu",
@@ -53,7 +53,6 @@ def to_arguments(config):
         return {**arguments, **_t5(config)}
     _require(config, "router_bias", (False,), False)
     _require(config, "router_dtype", ("float32",), "float32")
-    _require(config, "tie_word_embeddings", (True, False), True)
     for side, depth in _SIDES.items():
         name = f"num_sparse_{side}_layers"
         number = _integer(config, name, 3, least=0)
@@ -62,7 +61,7 @@ def to_arguments(config):
         **arguments,
         "num_experts": _integer(config, "num_experts", 8),
         "activation": _activation(config, "dense_act_fn", config.get("dense_act_fn", "relu")),
-        "tie_embedding_weights": config.get("tie_word_embeddings", True),
+        "tie_embedding_weights": _boolean(config, "tie_word_embeddings", True),
         "switch": _switch(config, arguments["dropout"]),
     }
 
@@ -169,11 +168,11 @@ def _t5(config):
         words = [None]
     name = "gelu_new" if projection == "gated-gelu" else words[-1]
     # T5 1.1 does not rescale what goes into the logits; nothing else tells it from 1.0.
-    tied = config.get("tie_word_embeddings", True)
+    rescaled = _boolean(config, "tie_word_embeddings", True)
     return {
         "activation": _activation(config, "feed_forward_proj", name),
         "gated": gated,
-        "tie_embedding_weights": config.get("scale_decoder_outputs", tied is not False),
+        "tie_embedding_weights": _boolean(config, "scale_decoder_outputs", rescaled),
     }
 
 
@@ -185,6 +184,15 @@ def _activation(config, name, value):
     if not isinstance(value, str) or value not in _ACTIVATIONS:
         _refuse(config, name, f"one of {', '.join(_ACTIVATIONS)}, or for T5 `gated-` before it")
     return _ACTIVATIONS[value]
+
+
+def _boolean(config, name, default):
+    value = config.get(name)
+    if value is None:
+        return default
+    if type(value) is not bool:
+        _refuse(config, name, "true or false")
+    return value
 
 
 def _integer(config, name, default, least=1):
