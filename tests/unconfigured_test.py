@@ -83,6 +83,10 @@ class UnconfiguredTest(unittest.TestCase):
                     (folder / name / "spiece.model").write_bytes(spiece_model())
                     tokenizer = load(folder / name, verbose=0).preprocessor.tokenizer
                     self.assertEqual(tokenizer.spiece_model(), spiece_model())
+                    (folder / name / "spiece.model").unlink()
+                    (folder / name / "spiece.model").symlink_to("nothing")
+                    with self.assertRaisesRegex(FileNotFoundError, "is missing.*spiece.model"):
+                        load(folder / name, verbose=0)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 import math
 import os
 
+from keras_switch.export import folders
 from keras_switch.export import huggingface_config
 from keras_switch.export import huggingface_files
 from keras_switch.export import huggingface_names
 from keras_switch.export.source import Source
 
-CONFIG, SPIECE, TOKENIZER = "config.json", "spiece.model", "tokenizer_config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 # T5's first release has it, and no implementation uses it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
@@ -30,7 +31,7 @@ class HuggingFace(Source):
 
     def __init__(self, path):
         super().__init__(path)
-        config = huggingface_files.read_json(path, CONFIG)
+        config = folders.read_json(path, CONFIG)
         self._model_type = config.get("model_type")
         if self._model_type not in huggingface_config.MODEL_TYPES:
             known = " or ".join(huggingface_config.MODEL_TYPES)
@@ -42,10 +43,9 @@ class HuggingFace(Source):
         self.names_and_shapes = dict(self._tensors.shapes)
         self._check_numbers(config)
         self.arguments = huggingface_config.to_arguments(config)
-        if os.path.lexists(path / SPIECE):
-            self.spiece = huggingface_files.inside(path, SPIECE).read_bytes()
-        if (path / TOKENIZER).exists():
-            tokenizer = huggingface_files.read_json(path, TOKENIZER)
+        self.spiece = folders.read_spiece(path)
+        if os.path.lexists(path / TOKENIZER):
+            tokenizer = folders.read_json(path, TOKENIZER)
             self.num_sentinels = tokenizer.get("extra_ids", self.num_sentinels)
         self._same = {}
         self._find_duplicates(may_share=config.get("tie_word_embeddings") is not False)

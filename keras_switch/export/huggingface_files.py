@@ -1,59 +1,17 @@
 """Tensors in the files of a Hugging Face folder."""
 
 import importlib
-import json
-import pathlib
 import pickle
 import zipfile
 
 import ml_dtypes
 import safetensors
 
+from keras_switch.export import folders
+
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_LARGEST_JSON = 2**26
-
-
-def inside(folder, name):
-    """Path of a file in a folder, which it may not leave.
-
-    In Hugging Face's cache, `snapshots/REVISION`, links to the `blobs` beside are followed.
-
-    Raises:
-        ValueError: If the name is no name of a file, or a link leads out of the folder.
-        FileNotFoundError: If there is no such file.
-    """
-    root = folder.parent.parent if folder.parent.name == "snapshots" else folder
-    is_name = isinstance(name, str) and name not in ("", "..") and "\0" not in name
-    if not is_name or pathlib.PurePath(name).name != name:
-        raise ValueError(
-            f"A file must be named without folders. Received: input={str(folder)!r}, {name!r}"
-        )
-    path = folder / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"A file must not be a link out of the folder. Received: {str(path)!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"A file is missing. Received: {str(path)!r}")
-    return path
-
-
-def read_json(folder, name):
-    """Reads a dictionary.
-
-    Raises:
-        ValueError: If the file is no JSON, or no dictionary.
-    """
-    path = inside(folder, name)
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(f"A JSON file must be smaller than 64 MiB. Received: {str(path)!r}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"A file must be JSON. Received: {str(path)!r} ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"A file must hold a JSON object. Received: {str(path)!r}")
-    return value
 
 
 class Tensors:
@@ -80,7 +38,7 @@ class Tensors:
         self.shapes = {}
         listed = _read_index(folder, name) if name.endswith(".json") else {name: None}
         for file_name, expected in listed.items():
-            path = inside(folder, file_name)
+            path = folders.inside(folder, file_name)
             file = open_file(path)
             if expected is not None and expected != file.shapes.keys():
                 wrong = sorted(expected ^ file.shapes.keys())
@@ -98,7 +56,7 @@ class Tensors:
 
 def _read_index(folder, name):
     """Returns a dictionary from names of files to sets of names of tensors."""
-    places = read_json(folder, name).get("weight_map")
+    places = folders.read_json(folder, name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(
             "An index must have a `weight_map`, an object that names the file of each tensor. "
@@ -106,7 +64,7 @@ def _read_index(folder, name):
         )
     listed = {}
     for tensor, file_name in places.items():
-        inside(folder, file_name)
+        folders.inside(folder, file_name)
         listed.setdefault(file_name, set()).add(tensor)
     return listed
 

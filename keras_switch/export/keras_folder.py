@@ -1,7 +1,7 @@
 """KerasHub folders of a `SwitchSeq2SeqLM`."""
 
 from keras_switch import models
-from keras_switch.export import huggingface_files
+from keras_switch.export import folders
 from keras_switch.layers import scopes
 
 _BACKBONE = "keras_switch>SwitchBackbone"
@@ -10,7 +10,7 @@ _BACKBONE = "keras_switch>SwitchBackbone"
 def is_keras_folder(path):
     """Whether a folder holds a configuration of KerasHub's."""
     try:
-        return "registered_name" in huggingface_files.read_json(path, "config.json")
+        return "registered_name" in folders.read_json(path, "config.json")
     except (ValueError, FileNotFoundError):
         return False
 
@@ -21,7 +21,7 @@ def load_keras(path, dtype):
     Raises:
         ValueError: If the folder is of another model, or broken.
     """
-    name = huggingface_files.read_json(path, "config.json")["registered_name"]
+    name = folders.read_json(path, "config.json")["registered_name"]
     if name != _BACKBONE:
         raise ValueError(
             f"A KerasHub folder must be of a {_BACKBONE}. Received: input={str(path)!r}, "

@@ -6,7 +6,7 @@ import re
 
 import tensorflow as tf
 
-from keras_switch.export import huggingface_files
+from keras_switch.export import folders
 from keras_switch.export.unconfigured import Unconfigured
 
 _STATE = "checkpoint"
@@ -113,7 +113,7 @@ class MeshTensorFlow(Unconfigured):
 
     def _latest(self, folder):
         """Prefix of the checkpoint that the file `checkpoint` names."""
-        huggingface_files.inside(folder, _STATE)
+        folders.inside(folder, _STATE)
         state = tf.train.get_checkpoint_state(str(folder))
         if state is None:
             raise self.error("has a broken file `checkpoint`", "no model_checkpoint_path")

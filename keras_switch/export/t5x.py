@@ -2,7 +2,7 @@
 
 import re
 
-from keras_switch.export import huggingface_files
+from keras_switch.export import folders
 from keras_switch.export import t5x_tensors
 from keras_switch.export.unconfigured import Unconfigured
 
@@ -74,7 +74,8 @@ class T5X(Unconfigured):
 
     def __init__(self, path):
         super().__init__(path)
-        file = huggingface_files.inside(_index(path).parent, _index(path).name)
+        file = _index(path)
+        file = folders.inside(file.parent, file.name)
         try:
             contents = t5x_tensors.unpack(file)
         except ValueError as error:

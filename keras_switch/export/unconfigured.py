@@ -1,12 +1,11 @@
 """Checkpoints without a configuration: names and shapes of tensors tell what the model is."""
 
 from keras_switch import models
-from keras_switch.export import huggingface_files
+from keras_switch.export import folders
 from keras_switch.export.source import Entry
 from keras_switch.export.source import Source
 
 SIDES = ("encoder", "decoder")
-SPIECE = "spiece.model"
 
 
 class Unconfigured(Source):
@@ -37,8 +36,7 @@ class Unconfigured(Source):
             shape = self.names_and_shapes[tensor]
             self._entries[weight], shapes[weight] = _entry(weight, tensor, shape)
         self.arguments = _complete(_Shapes(self, shapes).arguments(), switch or {})
-        if (folder / SPIECE).exists():
-            self.spiece = huggingface_files.inside(folder, SPIECE).read_bytes()
+        self.spiece = folders.read_spiece(folder)
 
     def table(self, shapes):
         return {weight: entry for weight, entry in self._entries.items() if weight in shapes}
