@@ -1,6 +1,10 @@
 """Small language models, their inputs, and what they compute without any cache."""
 
+import functools
+
+import keras
 import numpy as np
+from block_helpers import compiled
 from block_helpers import numpy
 from keras import ops
 
@@ -80,9 +84,22 @@ def uncached(model, inputs, decoder_ids):
     x = {name: np.repeat(inputs[name], times, 0) for name in inputs if name.startswith("encoder")}
     x |= {"decoder_token_ids": decoder_ids, "decoder_padding_mask": np.ones(decoder_ids.shape)}
     x = {name: ops.convert_to_tensor(value, "int32") for name, value in x.items()}
-    with dropless():
-        states = model.backbone(x)["decoder_sequence_output"]
-        return states, model.backbone.logits(states)
+    return _whole(model)(x)
+
+
+@functools.cache
+def _whole(model):
+    def function(x):
+        with dropless():
+            states = model.backbone(x)["decoder_sequence_output"]
+            return states, model.backbone.logits(states)
+
+    return compiled_on_jax(function)
+
+
+def compiled_on_jax(function):
+    """JAX would compile each operation by itself."""
+    return compiled(function) if keras.backend.backend() == "jax" else function
 
 
 def greedy(model, inputs):
