@@ -134,7 +134,7 @@ def _step(program, distribution, experts):
             for variable in model.variables:
                 variable._layout = distribution.get_variable_layout(variable)
     # What counts steps and averages has values: an optimizer cannot be made without.
-    with _distributed(None):
+    with _distributed(None), parallelism.use(experts):
         model.compile(**keras.saving.deserialize_keras_object(copy.deepcopy(program.compile)))
     with abstract(distribution, experts):
         data = _data(model, program, distribution)
