@@ -10,10 +10,7 @@ import huggingface_helpers as helpers
 import numpy as np
 import safetensors.numpy
 from absl.testing import parameterized
-from foreign_helpers import SPARSE
-from foreign_helpers import random_backbone
 
-from keras_switch import models
 from keras_switch.export.convert import convert
 
 SWITCH = helpers.SWITCH
@@ -30,11 +27,11 @@ def of_config(**changes):
     return write
 
 
-def of_tensors(changes, config=SWITCH):
-    """A folder with other tensors; `None` takes one away."""
+def of_tensors(changes, config=SWITCH, tensors_of=None):
+    """A folder with other tensors than those of a configuration; `None` takes one away."""
 
     def write(folder):
-        arrays = {**helpers.tensors(config), **changes}
+        arrays = {**helpers.tensors(tensors_of or config), **changes}
         arrays = {name: array for name, array in arrays.items() if array is not None}
         helpers.write(folder, config, arrays)
 
@@ -118,40 +115,6 @@ def tensor(**changes):
     return {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
 
 
-def of_keras(change):
-    """A KerasHub folder in which a function changes something."""
-
-    def write(folder):
-        models.SwitchSeq2SeqLM(random_backbone(SPARSE)).save_to_preset(folder)
-        change(folder)
-
-    return write
-
-
-def truncate_weights(folder):
-    path = folder / "model.weights.h5"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
-
-
-def change_keras_config(**changes):
-    def change(folder):
-        for name, part in (("config.json", ()), ("task.json", ("config", "backbone"))):
-            config = json.loads((folder / name).read_text())
-            backbone = config
-            for key in part:
-                backbone = backbone[key]
-            backbone["config"] |= changes
-            (folder / name).write_text(json.dumps(config))
-
-    return change
-
-
-def other_class(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["registered_name"] = "keras_hub>T5Backbone"
-    (folder / "config.json").write_text(json.dumps(config))
-
-
 WRONG = np.ones((3, 3), "float32")
 BROKEN = "A file of weights cannot be read.*model.safetensors"
 CASES = {
@@ -172,6 +135,10 @@ CASES = {
     "beyond_int": (of_config(expert_capacity=2**63), "`expert_capacity` in config.json must be"),
     "absurd_width": (of_config(d_ff=2**31 - 1), "does not fit the weights.*d_ff=2147"),
     "absurd_depth": (of_config(num_layers=10**9), "does not fit the weights.*num_layers=1000000"),
+    "deep": (
+        of_tensors({f"t{i}": WRONG for i in range(150)}, {**SWITCH, "num_layers": 150}, SWITCH),
+        "at most 128 blocks.*num_layers=150",
+    ),
     "absurd_experts": (of_config(num_experts=10**9), "does not fit the weights.*num_experts=1"),
     "not_a_number": (of_config(dropout_rate=float("nan")), "`dropout_rate` in config.json.*nan"),
     "infinite": (of_config(layer_norm_epsilon=float("inf")), "`layer_norm_epsilon` in.*inf"),
@@ -258,14 +225,6 @@ CASES = {
     "tensor_in_two_files": (of_index(repeat_a_tensor), f"must list the same tensors.*{NORM}"),
     "index_empty": (of_index(lambda folder, index: {"weight_map": {}}), "must have a `weight_map`"),
     "index_a_list": (of_index(lambda folder, index: [1]), "must hold a JSON object"),
-    # KerasHub's folders.
-    "keras_truncated": (of_keras(truncate_weights), "KerasHub folder cannot be loaded"),
-    "keras_absurd": (
-        of_keras(change_keras_config(intermediate_dim=2**30)),
-        "must hold its weights",
-    ),
-    "keras_negative": (of_keras(change_keras_config(hidden_dim=-8)), "`hidden_dim` must be a pos"),
-    "keras_other_class": (of_keras(other_class), "must be of a keras_switch>SwitchBackbone"),
 }
 
 

@@ -9,6 +9,7 @@ import unittest.mock
 import huggingface_helpers as helpers
 import keras
 import numpy as np
+import t5x_helpers
 from absl.testing import parameterized
 from foreign_helpers import CASES
 from foreign_helpers import SPARSE
@@ -17,10 +18,12 @@ from foreign_helpers import values
 
 from keras_switch import models
 from keras_switch.export import source as sources
+from keras_switch.export.convert import abstract_backbone
 from keras_switch.export.convert import convert
 from keras_switch.export.convert import load
 from keras_switch.export.convert import weight_shapes
 from keras_switch.export.source import Entry
+from keras_switch.export.t5x import T5X
 
 
 class EntryTest(parameterized.TestCase):
@@ -144,6 +147,21 @@ class ConvertTest(unittest.TestCase):
         actual = keras.ops.convert_to_numpy(weights["token_embedding"])
         np.testing.assert_array_equal(actual, expected)
 
+    def test_numbers_beyond_the_dtype_are_refused(self):
+        arrays = helpers.tensors(helpers.SWITCH)
+        name = "encoder.block.1.layer.1.mlp.experts.expert_3.wi.weight"
+        arrays[name][2, 1] = np.inf
+        helpers.write(self.folder / "infinite", helpers.SWITCH, arrays)
+        weights = values(load(self.folder / "infinite", "float16", verbose=0).backbone)
+        self.assertEqual(weights["encoder/1/feed_forward/kernel_in"][3, 1, 2], np.inf)
+        arrays[name][2, 1] = 1e6
+        helpers.write(self.folder / "large", helpers.SWITCH, arrays)
+        with self.assertRaisesRegex(
+            ValueError, "too large for the dtype: .*encoder/1/feed_forward/kernel_in, .*=float16"
+        ):
+            load(self.folder / "large", "float16", verbose=0)
+        load(self.folder / "large", "bfloat16", verbose=0)
+
     def test_a_step_a_tensor(self):
         arrays = self.write()
         with unittest.mock.patch("keras.utils.Progbar") as bar:
@@ -160,6 +178,22 @@ class ConvertTest(unittest.TestCase):
             self.output.unlink(missing_ok=True)
             self.output.write_text("mine")
         self.assertEqual(self.output.read_text(), "mine")
+
+    def test_an_output_that_cannot_be_written_is_seen_first(self):
+        self.output.write_text("a file")
+        with self.assertRaises(FileExistsError):
+            convert(self.folder / "nowhere", self.output / "inner")
+
+    def test_what_the_output_cannot_hold_is_seen_before_weights_are_read(self):
+        backbone = random_backbone(CASES["gated"])
+        named = t5x_helpers.tensors(values(backbone), gated=True)
+        leaves = {name: t5x_helpers.packed(array) for name, array in named.items()}
+        t5x_helpers.write(self.folder / "input", leaves)
+        with unittest.mock.patch.object(T5X, "read") as read:
+            with self.assertRaisesRegex(ValueError, "have no such model.*gated=True"):
+                convert(self.folder / "input", self.output, "huggingface", verbose=0)
+        read.assert_not_called()
+        self.assertEqual([x.name for x in self.folder.iterdir()], ["input"])
 
     def test_a_failed_write_leaves_nothing(self):
         self.write()
@@ -182,7 +216,7 @@ class ConvertTest(unittest.TestCase):
         for case, arguments in CASES.items():
             weights = values(random_backbone(arguments))
             expected = {name: value.shape for name, value in weights.items()}
-            self.assertEqual(weight_shapes(arguments), expected, case)
+            self.assertEqual(weight_shapes(abstract_backbone(arguments)), expected, case)
 
     def test_one_stack_of_experts_is_in_memory_besides_the_model(self):
         config = {**helpers.SWITCH, "d_model": 64, "d_ff": 512, "num_experts": 64}

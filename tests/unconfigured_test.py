@@ -1,5 +1,7 @@
 """Tests of what names and shapes tell about a model."""
 
+import contextlib
+import io
 import pathlib
 import tempfile
 import unittest
@@ -16,6 +18,7 @@ from tokenizer_helpers import spiece_model
 
 from keras_switch import models
 from keras_switch.export import source as sources
+from keras_switch.export.convert import abstract_backbone
 from keras_switch.export.convert import convert
 from keras_switch.export.convert import load
 from keras_switch.export.convert import weight_shapes
@@ -32,6 +35,11 @@ def describe(shapes, switch=None):
     return source
 
 
+def preset_shapes(preset):
+    """Shapes of the weights of a preset, by our names."""
+    return weight_shapes(abstract_backbone(preset))
+
+
 class UnconfiguredTest(unittest.TestCase):
     def test_presets_follow_from_their_shapes(self):
         top_2 = {"num_selected_experts": 2}
@@ -40,7 +48,7 @@ class UnconfiguredTest(unittest.TestCase):
             with self.subTest(name):
                 preset = models.PRESETS[name]
                 arguments = describe(
-                    weight_shapes(preset), top_2 if name.startswith("moe") else None
+                    preset_shapes(preset), top_2 if name.startswith("moe") else None
                 ).arguments
                 expected = {"num_decoder_layers": preset["num_layers"], **preset}
                 for side in ("encoder", "decoder"):
@@ -51,9 +59,34 @@ class UnconfiguredTest(unittest.TestCase):
 
     def test_other_sizes_have_no_dropout(self):
         preset = {**models.PRESETS["switch_tiny_8"], "intermediate_dim": 512}
-        arguments = describe(weight_shapes(preset)).arguments
+        arguments = describe(preset_shapes(preset)).arguments
         self.assertEqual(arguments["switch"], {})
         self.assertNotIn("dropout", arguments)
+
+    def test_what_is_assumed_is_told(self):
+        told = {"num_selected_experts": 2}
+        for preset, switch, expected in (
+            ("t5_tiny", {}, "activation='relu', max_distance=128, .*dropout=0.1\\. `from_preset"),
+            ("switch_tiny_8", None, r"switch={'num_selected_experts': 1, 'expert_dropout': 0.1}\."),
+            ("switch_tiny_8", {}, r"switch={'expert_dropout': 0.1}\."),
+            ("moe_base_8", told, r"switch={'expert_dropout': 0.1, 'capacity_factor': 2.0}\."),
+            ("switch_xxl_128", None, "activation='gelu_approximate', .*'min_capacity': 2"),
+        ):
+            with self.subTest(preset, switch=switch):
+                source = describe(preset_shapes(models.PRESETS[preset]), switch)
+                self.assertRegex(source.assumed, f"does not tell, so this is assumed: .*{expected}")
+
+    def test_what_is_assumed_is_printed_at_the_end(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            named = t5x_tensors(values(random_backbone(SPARSE)), gated=False)
+            write_t5x(folder / "in", {name: packed(array) for name, array in named.items()})
+            for verbose in (0, 1):
+                printed = io.StringIO()
+                with contextlib.redirect_stdout(printed):
+                    convert(folder / "in", folder / f"out{verbose}", verbose=verbose)
+                last = printed.getvalue().splitlines()[-1:]
+                self.assertEqual(["so this is assumed" in line for line in last], [True] * verbose)
 
     def test_what_was_assumed_can_be_replaced(self):
         with tempfile.TemporaryDirectory() as folder:

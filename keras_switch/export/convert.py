@@ -10,6 +10,7 @@ from keras_switch import files
 from keras_switch import models
 from keras_switch.export import source as sources
 from keras_switch.export.huggingface import HuggingFace
+from keras_switch.export.huggingface_writer import check_huggingface
 from keras_switch.export.huggingface_writer import write_huggingface
 from keras_switch.export.keras_folder import is_keras_folder
 from keras_switch.export.keras_folder import load_keras
@@ -21,6 +22,8 @@ from keras_switch.layers import scopes
 
 SOURCES = (HuggingFace, T5X, MeshTensorFlow)
 WRITERS = {"keras": write_keras, "huggingface": write_huggingface}
+# What a writer refuses, which is seen before a weight is read.
+CHECKS = {"huggingface": check_huggingface}
 
 
 def convert(input, output, to="keras", dtype=None, verbose=1):
@@ -29,7 +32,8 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
     The input's format is recognised: a KerasHub folder of a `SwitchSeq2SeqLM`; a Hugging Face
     folder of a Switch Transformer or a T5; a checkpoint of T5X or of Mesh TensorFlow. Every
     tensor is used once, or named in an error; so is every weight of the model. Shapes are
-    checked before a tensor is read. At most one stack of experts is in memory twice.
+    checked before a tensor is read. At most one stack of experts is in memory twice. What a
+    checkpoint does not tell is assumed, and printed at the end.
 
     Args:
         input: Path of a folder, or of a checkpoint of Mesh TensorFlow.
@@ -37,15 +41,16 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
         to: `"keras"`, a folder for `SwitchSeq2SeqLM.from_preset`, or `"huggingface"`, one for
             `transformers`.
         dtype: Dtype or policy of the model. Defaults to mixed bfloat16, whose weights are float32.
-        verbose: 0 or 1. Whether to show a progress bar.
+        verbose: 0 or 1. Whether to show a progress bar, and what was assumed.
 
     Returns:
         Path of the output.
 
     Raises:
-        ValueError: If the input is not in a known format, or is broken, the output exists, or
-            the format of the output cannot hold the model.
+        ValueError: If the input is not in a known format, or is broken, the output exists, the
+            format of the output cannot hold the model, or the dtype not a weight.
         FileNotFoundError: If the input, or a part of it, does not exist.
+        OSError: If the output cannot be written, which is seen before the input is read.
         ImportError: If reading the input needs a library that is missing.
     """
     output = pathlib.Path(output)
@@ -56,9 +61,12 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
             "`output` must not exist: name another folder, or remove it. "
             f"Received: output={str(output)!r}"
         )
-    model = load(input, dtype, verbose)
     with files.whole(output) as beside:
+        beside.mkdir()
+        model, assumed = _read(input, dtype, verbose, CHECKS.get(to))
         WRITERS[to](model, beside, verbose)
+    if verbose and assumed:
+        print(assumed)
     return output
 
 
@@ -76,24 +84,40 @@ def load(path, dtype=None, verbose=1):
     Raises:
         ValueError, FileNotFoundError, ImportError: As `convert`.
     """
+    return _read(path, dtype, verbose)[0]
+
+
+def _read(path, dtype, verbose, check=None):
+    """Returns a model, and what was assumed about it, a line or `None`.
+
+    `check(backbone, preprocessor)` raises an error if the model, without weights, will not do.
+    """
     path = pathlib.Path(path)
     if is_keras_folder(path):
-        return load_keras(path, dtype)
+        return load_keras(path, dtype, check), None
     with _open(path) as source:
         arguments = {**source.arguments, "dtype": dtype}
-        table = sources.check(source, weight_shapes(arguments))
+        sources.check_depth(path, arguments)
+        abstract = abstract_backbone(arguments)
+        table = sources.check(source, weight_shapes(abstract))
         _check_duplicates(source)
         preprocessor = make_preprocessor(source, arguments["vocabulary_size"])
+        if check is not None:
+            check(abstract, preprocessor)
         backbone = models.SwitchBackbone(**arguments)
         _fill(backbone.named_weights(), source, table, verbose)
-    return models.SwitchSeq2SeqLM(backbone, preprocessor=preprocessor)
+    return models.SwitchSeq2SeqLM(backbone, preprocessor=preprocessor), source.assumed
 
 
-def weight_shapes(arguments):
-    """Shapes of the weights of a `SwitchBackbone` by name, without allocating one."""
+def abstract_backbone(arguments):
+    """Makes a `SwitchBackbone` without allocating a weight."""
     with scopes.without_values():
-        weights = models.SwitchBackbone(**arguments).named_weights()
-        return {name: tuple(weight.shape) for name, weight in weights.items()}
+        return models.SwitchBackbone(**arguments)
+
+
+def weight_shapes(backbone):
+    """Shapes of the weights of a `SwitchBackbone` by name."""
+    return {name: tuple(weight.shape) for name, weight in backbone.named_weights().items()}
 
 
 def _open(path):
@@ -123,12 +147,16 @@ def _fill(weights, source, table, verbose):
     steps = sum(len(entry.names) for entry in table.values())
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="tensor")
     for name, entry in table.items():
-        weights[name].assign(_value(weights[name], source, entry, bar))
+        weights[name].assign(_value(name, weights[name], source, entry, bar))
 
 
-def _value(weight, source, entry, bar):
+def _value(name, weight, source, entry, bar):
     value = np.empty(weight.shape, weight.dtype)
     for part, tensor in zip(value if entry.stacked else [value], entry.names, strict=True):
-        part[...] = entry.to_weight(source.read(tensor), part.shape)
+        read = entry.to_weight(source.read(tensor), part.shape)
+        with np.errstate(over="ignore"):
+            part[...] = read
+        if not np.can_cast(read.dtype, part.dtype):
+            sources.check_range(source.path, name, read, part)
         bar.add(1)
     return value

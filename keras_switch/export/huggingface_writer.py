@@ -31,6 +31,20 @@ class _Tensor(typing.NamedTuple):
         return math.prod(self.shape) * _DTYPES[self.dtype][1]
 
 
+def check_huggingface(backbone, preprocessor):
+    """Requires that `transformers` can hold a model, whose weights are not looked at.
+
+    Args:
+        backbone: `SwitchBackbone`.
+        preprocessor: `SwitchSeq2SeqLMPreprocessor` or `None`.
+
+    Raises:
+        ValueError: If Hugging Face's classes cannot hold the model.
+    """
+    huggingface_config.to_config(backbone)
+    _spiece(preprocessor)
+
+
 def write_huggingface(model, path, verbose=1):
     """Writes a folder that `transformers` loads.
 
@@ -43,11 +57,11 @@ def write_huggingface(model, path, verbose=1):
 
     Args:
         model: `SwitchSeq2SeqLM`.
-        path: `pathlib.Path` of a folder, which is made.
+        path: `pathlib.Path` of an empty folder.
         verbose: 0 or 1. Whether to show a progress bar.
 
     Raises:
-        ValueError: If Hugging Face's classes cannot hold the model.
+        ValueError: As `check_huggingface`.
     """
     config = huggingface_config.to_config(model.backbone)
     weights = model.backbone.named_weights()
@@ -57,8 +71,7 @@ def write_huggingface(model, path, verbose=1):
         # Its encoder and decoder then do not share the embedding, and look for their own.
         table["token_embedding"] = Entry(huggingface_names.EMBEDDINGS)
     preprocessor = model.preprocessor
-    spiece = None if preprocessor is None else preprocessor.tokenizer.spiece_model()
-    path.mkdir()
+    spiece = _spiece(preprocessor)
     _write_tensors(weights, table, path, verbose)
     _write_json(path / "config.json", config)
     if spiece is not None:
@@ -66,6 +79,10 @@ def write_huggingface(model, path, verbose=1):
         number = preprocessor.tokenizer.num_sentinels
         tokenizer = {"tokenizer_class": "T5Tokenizer", "extra_ids": number}
         _write_json(path / "tokenizer_config.json", tokenizer)
+
+
+def _spiece(preprocessor):
+    return None if preprocessor is None else preprocessor.tokenizer.spiece_model()
 
 
 def _write_tensors(weights, table, path, verbose):

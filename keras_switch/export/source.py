@@ -5,6 +5,8 @@ import typing
 
 import numpy as np
 
+MOST_BLOCKS = 128  # Several times those of any T5, and built in seconds.
+
 
 class Entry(typing.NamedTuple):
     """Where a weight of a `SwitchBackbone` comes from, and how.
@@ -60,6 +62,7 @@ class Source:
         ignored: Set of names of tensors that are no weights, such as an optimizer's slots.
         spiece: bytes. SentencePiece model of the tokenizer, or `None`.
         num_sentinels: int. Sentinels that a tokenizer without any gets.
+        assumed: string. A line about arguments that the checkpoint does not tell, or `None`.
     """
 
     title = "a checkpoint"
@@ -72,6 +75,7 @@ class Source:
         self.ignored = frozenset()
         self.spiece = None
         self.num_sentinels = 100
+        self.assumed = None
 
     @classmethod
     def recognises(cls, path):
@@ -131,6 +135,33 @@ def check(source, shapes):
                 wrong.append(f"{name}: {tensors[name]} (expected {expected})")
     _refuse(source, "has tensors of shapes that the model does not expect", wrong)
     return table
+
+
+def check_depth(path, arguments):
+    """Requires stacks that can be built, before they are."""
+    for name in ("num_layers", "num_decoder_layers"):
+        number = arguments.get(name)
+        if isinstance(number, int) and number > MOST_BLOCKS:
+            raise ValueError(
+                f"A stack must have at most {MOST_BLOCKS} blocks. Received: input={str(path)!r}, "
+                f"{name}={number}"
+            )
+
+
+def check_range(path, name, source, weight):
+    """Requires that finite numbers stayed finite when they became a weight.
+
+    Args:
+        path: Path of the input.
+        name: string. Name of the weight.
+        source: Array of the numbers as they were.
+        weight: Array of the numbers as they are.
+    """
+    if (np.isfinite(source) & ~np.isfinite(weight)).any():
+        raise ValueError(
+            "A number is too large for the dtype: take a wider `dtype`. Received: "
+            f"input={str(path)!r}, {name}, dtype={weight.dtype.name}"
+        )
 
 
 def _refuse(source, what, names, shown=8):

@@ -25,7 +25,8 @@ class Unconfigured(Source):
         Args:
             folder: `pathlib.Path` of the checkpoint's folder.
             weights: Dictionary from names of weights to the tensors that they are.
-            switch: Dictionary of `SwitchDense` arguments that the tensors' names tell.
+            switch: Dictionary of `SwitchDense` arguments that the tensors' names tell, which
+                then tell `num_selected_experts`. `None` if they tell nothing.
 
         Raises:
             ValueError: If a block or a weight that every model has is missing, or has the wrong
@@ -36,6 +37,7 @@ class Unconfigured(Source):
             shape = self.names_and_shapes[tensor]
             self._entries[weight], shapes[weight] = _entry(weight, tensor, shape)
         self.arguments = _complete(_Shapes(self, shapes).arguments(), switch or {})
+        self.assumed = _assumed(self.arguments, switch)
         self.spiece = folders.read_spiece(folder)
 
     def table(self, shapes):
@@ -141,6 +143,25 @@ def _complete(arguments, switch):
             added = {"dropout": preset["dropout"], "switch": {**preset["switch"], **switch}}
             return {**arguments, **added}
     return {**arguments, "switch": switch}
+
+
+def _assumed(arguments, told):
+    """A line about arguments that neither names nor shapes tell."""
+    values = {
+        "activation": arguments["activation"],
+        "max_distance": 128,
+        "layer_norm_epsilon": 1e-6,
+        "dropout": arguments.get("dropout", 0.0),
+    }
+    if arguments["num_experts"] is not None:
+        told = {} if told is None else {"num_selected_experts": 1, **told}
+        switch = {"num_selected_experts": 1, **arguments["switch"]}
+        values["switch"] = {name: switch[name] for name in switch if name not in told}
+    listed = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    return (
+        f"The checkpoint does not tell, so this is assumed: {listed}. "
+        "`from_preset(folder, ...)` takes other values."
+    )
 
 
 def _with_defaults(preset):
