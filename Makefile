@@ -101,6 +101,7 @@ bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
 	$(BIN)/python benchmarks/mesh.py --output $(RESULTS)/mesh.md
+	$(BIN)/python benchmarks/train_step.py --output $(RESULTS)/train_step.md
 	$(BIN)/python benchmarks/generate.py --output $(RESULTS)/generate.md
 
 prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu
