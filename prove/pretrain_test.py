@@ -88,7 +88,7 @@ class PretrainTest(unittest.TestCase):
         self.assertEqual(code, 130)
         self.assertIn("The same command again resumes", output)
         # A kill while it writes the checkpoint at the end of the second epoch.
-        code, _ = self.stop(directory, signal.SIGKILL, ".step-000000012-epoch-00002.tmp")
+        code, _ = self.stop(directory, signal.SIGKILL, ".step-000000012-epoch-00002.*.tmp")
         self.assertEqual(code, -signal.SIGKILL)
         output = run("pretrain", f"--output_dir={directory}", *self.flags)
         self.assertIn("resumed, at step", output)
