@@ -1,4 +1,5 @@
 import unittest
+import unittest.mock
 
 import keras
 import model_helpers
@@ -9,6 +10,7 @@ from model_helpers import values
 from keras_switch.layers import dropless
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.models import SwitchTextClassifier
 from keras_switch.models import to_dense
 from keras_switch.models import upcycle
 
@@ -88,6 +90,14 @@ class UpcycleTest(unittest.TestCase):
         gates = ops.convert_to_numpy(routing.gates)
         self.assertLess(np.abs(8 * gates - 1).max(), 0.02)
 
+    def test_the_scale_of_a_norm_does_not_sharpen_the_router(self):
+        dense = backbone()
+        dense.named_weights()["encoder/1/feed_forward_norm"].assign(np.geomspace(0.1, 50, 32))
+        block = dense.upcycle(8, seed=5).encoder_blocks[1]
+        x = np.random.default_rng(0).normal(size=(4, 64, 32)).astype("float32")
+        gates = ops.convert_to_numpy(block.feed_forward.route(block.feed_forward_norm(x)).gates)
+        self.assertLess(np.abs(8 * gates - 1).max(), 0.02)
+
     def test_a_given_router_is_left_alone(self):
         ones = keras.initializers.Ones()
         sparse = backbone().upcycle(4, switch={"router_initializer": ones})
@@ -101,9 +111,23 @@ class UpcycleTest(unittest.TestCase):
             ("`num_experts` must be a positive integer", {"num_experts": 0}),
             ("`encoder_sparse_layers` must list", {"num_experts": 2, "encoder_sparse_layers": [2]}),
             ("arguments of `SwitchDense`", {"num_experts": 2, "switch": {"gated": True}}),
+            ("Received: expert_attention=True", {"num_experts": 2, "expert_attention": True}),
+            ("Received: num_layers=1", {"num_experts": 2, "num_layers": 1}),
+            ("Received: encoder_sparse_layer=", {"num_experts": 2, "encoder_sparse_layer": [0]}),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 upcycle(backbone(), **arguments)
+
+    def test_other_tasks_are_refused_before_anything_is_built(self):
+        sparse = SwitchBackbone(**model_helpers.SMALL)
+        with unittest.mock.patch.object(SwitchBackbone, "from_config") as build:
+            for convert, made in (
+                (lambda model: upcycle(model, 2), SwitchTextClassifier(backbone(), 2)),
+                (to_dense, SwitchTextClassifier(sparse, 2)),
+            ):
+                with self.assertRaisesRegex(ValueError, "model.backbone.*SwitchTextClassifier"):
+                    convert(made)
+            build.assert_not_called()
 
 
 class ToDenseTest(unittest.TestCase):
@@ -153,6 +177,8 @@ class ToDenseTest(unittest.TestCase):
     def test_what_has_no_dense_twin_is_explained(self):
         with self.assertRaisesRegex(ValueError, "Received: num_experts=None, expert_attention="):
             to_dense(backbone())
+        with self.assertRaisesRegex(ValueError, "Received: hidden_dim=16"):
+            SwitchBackbone(**model_helpers.SMALL).to_dense(hidden_dim=16)
         attention = SwitchBackbone(**{**model_helpers.SMALL, "expert_attention": True})
         with self.assertRaisesRegex(ValueError, "num_experts=8, expert_attention=True"):
             attention.to_dense()

@@ -31,3 +31,14 @@ def check_positive_number(name, value):
 def check_bool(name, value):
     if not isinstance(value, bool):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+
+
+def check_keywords(keywords, known):
+    """Requires that a function's further keyword arguments are among those that it knows."""
+    others = [f"{name}={value!r}" for name, value in keywords.items() if name not in known]
+    if others:
+        listed = ", ".join(f"`{name}`" for name in known)
+        raise ValueError(
+            f"Further arguments can only be {listed}. Mind the spelling. "
+            f"Received: {', '.join(others)}"
+        )

@@ -3,8 +3,12 @@
 import keras
 import numpy as np
 
+from keras_switch.layers import checks
+
 # A new router's logits have about this deviation: experts are chosen, and all probabilities even.
 LOGITS_DEVIATION = 2e-3
+# Arguments of a backbone that change neither what it computes nor the shape of a weight.
+_REPLACEABLE = ("dropout", "dtype", "kernel_initializer", "name", "seed", "trainable")
 _DENSE_KERNELS = {"kernel_in": "input", "kernel_gate": "gate", "kernel_out": "output"}
 
 
@@ -43,24 +47,27 @@ def upcycle(
         decoder_sparse_layers: Sequence of ints; see `SwitchBackbone`.
         switch: Dictionary of further `SwitchDense` arguments. A `"router_initializer"` is used as
             it is, and not scaled down.
-        **kwargs: Other arguments of `SwitchBackbone` to replace, such as `seed` or `dropout`.
+        **kwargs: `dropout`, `dtype`, `kernel_initializer`, `name`, `seed` and `trainable`, in the
+            place of the model's.
 
     Returns:
         A model of the class of `model`, not trained by anything yet, with its dtype and, if it
         has them, its preprocessor and its sampler.
 
     Raises:
-        ValueError: If the model has experts already, or an argument is not as described.
+        ValueError: If the model has experts already, or is of another class, or an argument is not
+            as described.
 
     Reference:
     - [Komatsuzaki et al., 2022](https://arxiv.org/abs/2212.05055)
 
     Example:
-    >>> dense = SwitchBackbone.from_preset("t5_tiny", load_weights=False)
+    >>> dense = keras_switch.models.SwitchBackbone.from_preset("t5_tiny", load_weights=False)
     >>> dense.upcycle(num_experts=8).num_experts
     8
     """
     dense = _backbone_of(model)
+    checks.check_keywords(kwargs, _REPLACEABLE)
     if dense.num_experts is not None:
         raise ValueError(
             "Only a dense model can be upcycled, and this one has experts. Start from its dense "
@@ -79,11 +86,12 @@ def upcycle(
     for name, weight in sparse.named_weights().items():
         if name in source:
             weight.assign(_array(source[name]))
-        elif name.endswith("/router"):
+            continue
+        block, _, own = name.rpartition("/")
+        if own == "router":
             if top_1 and "router_initializer" not in sparse.switch:
-                _scale_router(weight)
+                _scale_router(weight, _array(source[f"{block}_norm"]))
         else:
-            block, _, own = name.rpartition("/")
             kernel = _array(source[f"{block}/{_DENSE_KERNELS[own]}"])
             if top_1 and own == "kernel_out":
                 kernel = kernel * num_experts
@@ -100,24 +108,27 @@ def to_dense(model, **kwargs):
 
     Args:
         model: `SwitchBackbone` or `SwitchSeq2SeqLM` with experts.
-        **kwargs: Arguments of `SwitchBackbone` to replace, such as `seed` or `dropout`.
+        **kwargs: `dropout`, `dtype`, `kernel_initializer`, `name`, `seed` and `trainable`, in the
+            place of the model's.
 
     Returns:
         A model of the class of `model`, with its dtype and, if it has them, its preprocessor and
         its sampler.
 
     Raises:
-        ValueError: If the model has no experts, or has experts in its attention.
+        ValueError: If the model has no experts, or has experts in its attention, or is of another
+            class, or an argument is not as described.
 
     Reference:
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), section 4.2 and table 6
 
     Example:
-    >>> sparse = SwitchBackbone.from_preset("switch_tiny_8", load_weights=False)
+    >>> sparse = keras_switch.models.SwitchBackbone.from_preset("switch_tiny_8", load_weights=False)
     >>> sparse.to_dense().count_params()
     15570688
     """
     sparse = _backbone_of(model)
+    checks.check_keywords(kwargs, _REPLACEABLE)
     if sparse.num_experts is None or sparse.expert_attention:
         raise ValueError(
             "Only a model with experts, and none of them in its attention, has a dense twin. "
@@ -140,6 +151,11 @@ def to_dense(model, **kwargs):
 
 
 def _backbone_of(model):
+    if not hasattr(model, "upcycle"):
+        raise ValueError(
+            "`model` must be a `SwitchBackbone` or a `SwitchSeq2SeqLM`. Of another task take "
+            f"`model.backbone`. Received: model={model!r}"
+        )
     return getattr(model, "backbone", model)
 
 
@@ -163,10 +179,11 @@ def _with_backbone(model, backbone):
     return made
 
 
-def _scale_router(kernel_DE):
-    """Makes the logits of tokens of unit mean square deviate by `LOGITS_DEVIATION`."""
+def _scale_router(kernel_DE, scale_D):
+    """Makes the logits deviate by `LOGITS_DEVIATION`, of tokens that a norm with a scale gives."""
     kernel = _array(kernel_DE)
-    stddev = np.sqrt(np.mean(np.square(kernel)) * kernel.shape[0])
+    effective = kernel * scale_D[:, None].astype(kernel.dtype)
+    stddev = np.sqrt(np.mean(np.square(effective)) * len(effective))
     kernel_DE.assign(kernel * (LOGITS_DEVIATION / stddev))
 
 
