@@ -188,7 +188,7 @@ class PresetFoldersTest(unittest.TestCase):
         edit(folder / "config.json", lambda x: x.update(registered_name="keras_switch>Other"))
         with self.assertRaisesRegex(ValueError, "no class registered with Keras"):
             SwitchSeq2SeqLM.from_preset(str(folder))
-        with self.assertRaisesRegex(ValueError, "Unknown preset identifier"):
+        with self.assertRaisesRegex(ValueError, "There is no such preset"):
             SwitchSeq2SeqLM.from_preset("switch_base_7", load_weights=False)
 
     def test_names_give_models_without_weights(self):

@@ -157,6 +157,10 @@ class PresetsTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "No weights come with the name 't5_tiny'"):
             SwitchBackbone.from_preset("t5_tiny")
 
+    def test_a_preset_is_a_copy(self):
+        presets.preset("switch_base_8")["switch"]["expert_dropout"] = 0.5
+        self.assertEqual(PRESETS["switch_base_8"]["switch"]["expert_dropout"], 0.1)
+
     def test_arguments_replace_a_presets(self):
         backbone = SwitchBackbone.from_preset("t5_tiny", load_weights=False, num_layers=1)
         self.assertEqual([backbone.num_layers, backbone.num_heads], [1, 4])

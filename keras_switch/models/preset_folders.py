@@ -36,6 +36,7 @@ class PresetBackbone(keras_hub.models.Backbone):
         if preset in presets.PRESETS:
             presets.check_no_weights(preset, load_weights)
             return cls(**{**presets.PRESETS[preset], **kwargs})
+        presets.check_address(preset)
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
@@ -68,7 +69,13 @@ def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwarg
     Returns:
         The task. Its preprocessor is `None` where there is none.
     """
-    has_one = preset not in presets.PRESETS and _has_preprocessor(pathlib.Path(preset))
+    presets.check_address(preset)
+    is_name = preset in presets.PRESETS
+    names = {*inspect.signature(cls.__init__).parameters, *TASK_KEYWORDS}
+    own = {name: kwargs.pop(name) for name in names.intersection(kwargs)}
+    if is_name or kwargs.keys() - {"dtype"}:  # KerasHub gives a folder's backbone a dtype only.
+        kwargs = {"backbone": cls.backbone_cls.from_preset(preset, load_weights, **kwargs)}
+    has_one = not is_name and _has_preprocessor(pathlib.Path(preset))
     if preprocessor == "auto" and has_one:
         return load(preset, load_weights=load_weights, **kwargs)
     preprocessor = None if preprocessor == "auto" else preprocessor

@@ -5,6 +5,7 @@ released with ReLU and tied embeddings, though the paper's table 9 says GEGLU; X
 experts, not the table's 64; C has 30 heads.
 """
 
+import copy
 import os
 
 _BASE = {
@@ -84,7 +85,7 @@ def preset(name):
     """Returns the arguments of a preset's `SwitchBackbone`."""
     if name not in PRESETS:
         raise ValueError(_unknown(name))
-    return dict(PRESETS[name])
+    return copy.deepcopy(PRESETS[name])
 
 
 def check_address(name):

@@ -44,8 +44,10 @@ def flops_per_sequence(model, encoder_length=512, decoder_length=114):
     """Counts the operations of a forward pass over one sequence, as the paper's table 9 does.
 
     A weight takes two operations, a product and a sum, for each token of its stack; an expert's
-    weight for each token that selects the expert. The logits count. Looking up embeddings, norms,
-    position biases and attention scores do not, and no token is dropped.
+    weight for each token that selects the expert. By this convention the keys and values of the
+    cross-attention, weights of the decoder, count for its tokens, though they are computed once
+    for each of the encoder's. The logits count. Looking up embeddings, norms, position biases and
+    attention scores do not, and no token is dropped.
 
     Args:
         model: As for `num_parameters`.
