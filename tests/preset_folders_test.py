@@ -116,6 +116,31 @@ class PresetFoldersTest(unittest.TestCase):
         self.assertEqual(float(np.max(model.backbone.decoder_norm.weights[0])), 1.0)
         self.assertEqual(model.backbone.get_config()["num_experts"], 2)
 
+    def test_arguments_of_the_backbone_replace_the_folders(self):
+        switch = {"capacity_factor": 3.0}
+        for folder in ("full", "bare", "backbone"):
+            model = self.load(
+                SwitchSeq2SeqLM,
+                folder,
+                dropout=0.25,
+                switch=switch,
+                z_loss_weight=0.125,
+                dtype="float32",
+                compile=False,
+            )
+            self.assertEqual([model.backbone.dropout, model.backbone.switch], [0.25, switch])
+            self.assertEqual(model.z_loss_weight, 0.125)
+            self.assertFalse(model.compiled)
+            self.assertEqual(model.preprocessor is not None, folder == "full")
+            for one, other in zip(model.weights, self.backbone.weights, strict=True):
+                np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+        self.assertEqual(
+            self.load(SwitchSeq2SeqLM, dropout=0.25).dtype_policy.name, "mixed_bfloat16"
+        )
+        for cls in (SwitchSeq2SeqLM, keras_hub.models.Seq2SeqLM):
+            with self.assertRaisesRegex(ValueError, "Mind the spelling. Received: drop_out=0.25"):
+                self.load(cls, drop_out=0.25)
+
     def test_no_dtype_means_that_of_the_library(self):
         for folder in ("full", "bare"):
             for cls in (SwitchSeq2SeqLM, keras_hub.models.Seq2SeqLM):

@@ -197,6 +197,7 @@ class SwitchBackboneTest(unittest.TestCase):
             ("causal block cannot have", {"switch": {"priority": "probability"}}),
             ("`dropout` must be", {"dropout": 2}),
             ("`gated` must be", {"gated": None}),
+            ("only be `name`, `trainable`.*spelling. Received: num_expert=4", {"num_expert": 4}),
         ):
             with self.subTest(message), self.assertRaisesRegex(ValueError, message):
                 backbone(**options)

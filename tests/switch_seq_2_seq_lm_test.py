@@ -108,6 +108,9 @@ class ContractTest(unittest.TestCase):
     def test_arguments_are_checked(self):
         with self.assertRaisesRegex(ValueError, "`z_loss_weight` must be.*z_loss_weight=-1"):
             lm_helpers.make(z_loss_weight=-1)
+        backbone = lm_helpers.make().backbone
+        with self.assertRaisesRegex(ValueError, "`trainable`, `compile`.*Received: z_loss=1"):
+            SwitchSeq2SeqLM(backbone, z_loss=1)
 
     def test_has_no_weights_of_its_own(self):
         model = lm_helpers.make()

@@ -88,6 +88,8 @@ class SwitchTextClassifierTest(unittest.TestCase):
                 keras_hub.models.TextClassifier.from_preset(folder, dtype="float32"),
                 keras.saving.load_model(pathlib.Path(folder, "model.keras")),
             ]
+            switch = {"capacity_factor": 100.0}
+            loaded.append(SwitchTextClassifier.from_preset(folder, switch=switch, dtype="float32"))
             other = SwitchTextClassifier.from_preset(folder, num_classes=5, dtype="float32")
             writer = SwitchSeq2SeqLM.from_preset(folder)
         for each in loaded:
@@ -95,6 +97,7 @@ class SwitchTextClassifierTest(unittest.TestCase):
             np.testing.assert_array_equal(np.asarray(each(inputs)), expected)
             self.assertEqual(each.get_config()["dropout"], 0.25)
             self.assertEqual(each.preprocessor.sequence_length, 8)
+        self.assertEqual(loaded[-1].backbone.switch, switch)
         self.assertEqual(np.shape(other(inputs)), (4, 5))
         self.assertEqual(writer.preprocessor.tokenizer.vocabulary_size(), 143)
 
@@ -124,6 +127,10 @@ class SwitchTextClassifierTest(unittest.TestCase):
             SwitchTextClassifier.from_preset("switch_tiny_8", num_classes=4)
         with self.assertRaisesRegex(ValueError, "for `units`"):
             SwitchTextClassifier(backbone(), 0)
+        with self.assertRaisesRegex(
+            ValueError, "`compile`. Mind the spelling. Received: classes=3"
+        ):
+            SwitchTextClassifier(backbone(), 3, classes=3)
 
 
 if __name__ == "__main__":

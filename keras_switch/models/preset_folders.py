@@ -8,6 +8,9 @@ import keras_hub
 
 from keras_switch.models import presets
 
+# What the constructor of a KerasHub task takes by keyword only, without naming it.
+TASK_KEYWORDS = ("name", "trainable", "compile")
+
 
 class PresetBackbone(keras_hub.models.Backbone):
     """A backbone whose folders keep weights and sizes, but not the dtype of the computation.
@@ -77,14 +80,11 @@ def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwarg
         kwargs = {"backbone": cls.backbone_cls.from_preset(preset, load_weights, **kwargs)}
     has_one = not is_name and _has_preprocessor(pathlib.Path(preset))
     if preprocessor == "auto" and has_one:
-        return load(preset, load_weights=load_weights, **kwargs)
+        return load(preset, load_weights=load_weights, **kwargs, **own)
     preprocessor = None if preprocessor == "auto" else preprocessor
-    if preset in presets.PRESETS:
-        names = {*inspect.signature(cls.__init__).parameters, "name", "compile"}
-        own = {name: kwargs.pop(name) for name in names.intersection(kwargs)}
-        backbone = cls.backbone_cls.from_preset(preset, load_weights, **kwargs)
-        return cls(backbone, preprocessor=preprocessor, **own)
-    task = load(preset, load_weights=load_weights, preprocessor=None, **kwargs)
+    if is_name:
+        return cls(**kwargs, preprocessor=preprocessor, **own)
+    task = load(preset, load_weights=load_weights, preprocessor=None, **kwargs, **own)
     task.preprocessor = preprocessor
     return task
 

@@ -7,6 +7,7 @@ from keras_switch.layers import RelativePositionBias
 from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import activations
 from keras_switch.layers import attention_masks
+from keras_switch.layers import checks
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.initializers import offset
 from keras_switch.models import backbone_checks
@@ -104,6 +105,8 @@ class SwitchBackbone(PresetBackbone):
         dtype=None,
         **kwargs,
     ):
+        checks.check_keywords(kwargs, ("name", "trainable"))
+
         # === Config ===
         self.vocabulary_size = vocabulary_size
         self.num_layers = num_layers

@@ -31,7 +31,7 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         backbone: `SwitchBackbone`.
         preprocessor: `SwitchSeq2SeqLMPreprocessor`. `None` takes and gives token ids.
         z_loss_weight: float. Weight of the mean of `logsumexp(logits) ** 2`.
-        **kwargs: `name`.
+        **kwargs: `name`, `trainable` and `compile`.
 
     Inputs are those of the backbone. Outputs are float32 logits
     `(batch, decoder_length, vocabulary_size)`.
@@ -58,6 +58,7 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
     preprocessor_cls = SwitchSeq2SeqLMPreprocessor
 
     def __init__(self, backbone, preprocessor=None, z_loss_weight=1e-4, **kwargs):
+        checks.check_keywords(kwargs, preset_folders.TASK_KEYWORDS)
         checks.check_number("z_loss_weight", z_loss_weight, 0)
         self.backbone = backbone
         self.preprocessor = preprocessor

@@ -3,6 +3,7 @@
 import keras
 import keras_hub
 
+from keras_switch.layers import checks
 from keras_switch.models import preset_folders
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_text_classifier_preprocessor import SwitchTextClassifierPreprocessor
@@ -21,7 +22,7 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
         preprocessor: `SwitchTextClassifierPreprocessor`. `None` takes the backbone's inputs.
         activation: string or callable. `None` gives logits, `"softmax"` probabilities.
         dropout: float. Rate of the dropout before the dense layer.
-        **kwargs: `name`.
+        **kwargs: `name`, `trainable` and `compile`.
 
     Inputs are those of the backbone. Outputs are float32, `(batch, num_classes)`.
 
@@ -39,6 +40,7 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
     def __init__(
         self, backbone, num_classes, preprocessor=None, activation=None, dropout=0.0, **kwargs
     ):
+        checks.check_keywords(kwargs, preset_folders.TASK_KEYWORDS)
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.num_classes = num_classes
