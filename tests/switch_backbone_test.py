@@ -178,6 +178,25 @@ class SwitchBackboneTest(unittest.TestCase):
                 kernels[value.tobytes()] = name
         self.assertGreater(len(kernels), 30)
 
+    def test_untied_logits_start_small(self):
+        states = np.random.default_rng(0).normal(size=(4, 16, 64)).astype("float32")
+        for vocabulary_size, seed in ((300, 1), (300, None), (30, 1)):
+            model = backbone(
+                tie_embedding_weights=False,
+                hidden_dim=64,
+                vocabulary_size=vocabulary_size,
+                seed=seed,
+            )
+            table, kernel = (values(model)[name] for name in ("token_embedding", "logits"))
+            self.assertAlmostEqual(table.std(), 1.0, delta=0.05)
+            self.assertAlmostEqual(kernel.std() * 8, 1.0, delta=0.05)
+            self.assertAlmostEqual(np.std(model.logits(states)), 1.0, delta=0.05)
+            self.assertLess(abs(np.corrcoef(table.ravel(), kernel.ravel())[0, 1]), 0.1)
+            again = type(model.token_embedding).from_config(model.token_embedding.get_config())
+            again.build()
+            if seed is not None:
+                np.testing.assert_array_equal(again.reverse_embeddings, kernel)
+
     def test_wrong_arguments_are_explained(self):
         for message, options in (
             ("`vocabulary_size` must be a positive integer. Received", {"vocabulary_size": 0}),

@@ -9,6 +9,7 @@ from keras_switch.layers import activations
 from keras_switch.layers import attention_masks
 from keras_switch.layers import checks
 from keras_switch.layers.dtypes import default_dtype
+from keras_switch.layers.initializers import UntiedEmbedding
 from keras_switch.layers.initializers import offset
 from keras_switch.models import backbone_checks
 from keras_switch.models import named_weights
@@ -133,11 +134,15 @@ class SwitchBackbone(PresetBackbone):
 
         # === Layers ===
         dtype = default_dtype(dtype)
+        if tie_embedding_weights:
+            embeddings_initializer = keras.initializers.RandomNormal(stddev=1.0, seed=seed)
+        else:
+            embeddings_initializer = UntiedEmbedding(hidden_dim, seed)
         self.token_embedding = keras.layers.ReversibleEmbedding(
             vocabulary_size,
             hidden_dim,
             tie_weights=tie_embedding_weights,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0, seed=seed),
+            embeddings_initializer=embeddings_initializer,
             reverse_dtype="float32",
             dtype=dtype,
             name="token_embedding",
