@@ -25,6 +25,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/routing_test.py \
 	tests/switch_backbone_test.py \
 	tests/switch_dense*_test.py \
+	tests/switch_seq_2_seq_lm_test.py \
 	tests/switch_text_classifier_test.py \
 	tests/switch_tokenizer_test.py \
 	tests/switch_transformer_block_test.py \
