@@ -53,11 +53,17 @@ class GenerateTest(parameterized.TestCase):
             model.backbone, inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
         )
         caches = cached_decoding.empty_caches(model.backbone, 6, 9)
+
+        def step(piece, start, caches):
+            return cached_decoding.step(model.backbone, piece, start, caches, memory)
+
+        step = lm_helpers.compiled_on_jax(step)
+        # JAX's encoder alone, compiled or not, moves logits by as much as 1.5e-4.
         for start, end in ((0, 5), (5, 6), (6, 9)):
             piece = ops.array(decoder_ids[:, start:end])
-            x, caches = cached_decoding.step(model.backbone, piece, start, caches, memory)
-            np.testing.assert_allclose(x, states[:, start:end], atol=1e-4)
-            np.testing.assert_allclose(model.backbone.logits(x), logits[:, start:end], atol=1e-4)
+            x, caches = step(piece, ops.array(start, "int32"), caches)
+            np.testing.assert_allclose(x, states[:, start:end], atol=5e-4)
+            np.testing.assert_allclose(model.backbone.logits(x), logits[:, start:end], atol=5e-4)
 
     @parameterized.parameters((1, 1, 1), PROMPTS)
     def test_greedy_equals_the_whole_model_step_by_step(self, *prompts):
