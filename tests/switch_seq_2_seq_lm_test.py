@@ -13,6 +13,7 @@ from mesh_helpers import ONE_CORE
 from mesh_helpers import assert_same
 from mesh_helpers import values
 
+from keras_switch.layers import dropless
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
@@ -172,6 +173,21 @@ class ContractTest(unittest.TestCase):
         frozen = [w for w in model.non_trainable_weights if "seed" not in w.path]
         after = values(frozen)
         assert_same(list(after.values()), [before[name] for name in before if name in after])
+
+    def test_a_whole_model_keeps_its_adapters(self):
+        self.addCleanup(keras.distribution.set_distribution, None)
+        mesh = mesh_helpers.mesh_of("2")
+        with mesh.scope():
+            split = lm_helpers.make(**SPARSE)
+            split.backbone.enable_lora(2)
+        for weight in split.trainable_weights:
+            weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+        whole = mesh.whole(split)
+        names = {weight.path.split("/")[-1] for weight in split.trainable_weights}
+        self.assertEqual(names, {"lora_kernel_a", "lora_kernel_b"})
+        x, _, _ = lm_helpers.to_train(4)
+        with dropless():
+            np.testing.assert_allclose(numpy(whole(x)), numpy(split(x)), rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ class Mesh:
             model: `keras.Model` that was built in the `scope` and can be made from its config.
 
         Returns:
-            `keras.Model`, of the same class, not compiled. A task of KerasHub has the same
-            preprocessor, and is compiled as it is made: `compile(sampler=...)` it anew.
+            `keras.Model`, of the same class, with the same LoRA adapters, not compiled. A task of
+            KerasHub has the same preprocessor, and is compiled as it is made:
+            `compile(sampler=...)` it anew.
 
         Raises:
             ValueError: If called inside a `scope`.
@@ -104,6 +105,7 @@ class Mesh:
             whole = _made_again(model)
             if model.built and not whole.built:
                 whole.build_from_config(model.get_build_config())
+            _enable_lora_alike(whole, model)
         for variable, split in zip(whole.variables, model.variables, strict=True):
             variable.assign(keras.ops.convert_to_numpy(split))
         return whole
@@ -121,3 +123,11 @@ def _made_again(model):
     if hasattr(model, "preprocessor"):
         config["preprocessor"] = model.preprocessor  # A config does not hold its vocabulary.
     return type(model).from_config(config)
+
+
+def _enable_lora_alike(whole, model):
+    """Gives a model the adapters of another one, which a config need not hold."""
+    pairs = zip(model._flatten_layers(), whole._flatten_layers(), strict=True)
+    for layer, own in pairs:
+        if getattr(layer, "lora_enabled", False) and not own.lora_enabled:
+            own.enable_lora(layer.lora_rank, lora_alpha=layer.lora_alpha)
