@@ -138,6 +138,12 @@ class GenerateTest(parameterized.TestCase):
         chosen = np.take_along_axis(logits, written[:, 1:, None].astype(int), -1)[..., 0]
         np.testing.assert_array_less(logits.max(-1) - chosen, 0.1 * np.ptp(logits))
 
+    def test_a_row_without_a_prompt_is_an_error(self):
+        for prompts in ((0, 0, 0), (1, 0, 1)):
+            inputs = lm_helpers.to_generate(3, prompts)
+            with self.assertRaisesRegex(ValueError, r"must start with a 1.*at.*rows \[.*1.*\]"):
+                write(self.model, inputs)
+
     def test_strings(self):
         tokenizer = SwitchTokenizer(tokenizer_helpers.spiece_model())
         size = tokenizer.vocabulary_size()

@@ -2,6 +2,7 @@
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
 from keras_switch.layers import checks
@@ -106,6 +107,15 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         self.parallelism.check_whole("`generate`")
         return super().generate(inputs, max_length, stop_token_ids, strip_prompt)
 
+    def make_generate_function(self):
+        function = super().make_generate_function()
+
+        def checked(inputs, stop_token_ids=None):
+            _check_prompts(inputs["decoder_padding_mask"])
+            return function(inputs, stop_token_ids=stop_token_ids)
+
+        return checked
+
     def generate_step(self, inputs, stop_token_ids=None):
         """Writes what follows a batch of prompts; `generate` compiles it.
 
@@ -190,3 +200,13 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def get_config(self):
         return super().get_config() | {"z_loss_weight": self.z_loss_weight}
+
+
+def _check_prompts(mask):
+    """Requires that each row of the decoder's padding mask starts with a prompt."""
+    starts = ops.convert_to_numpy(mask)[:, :1].any(-1)
+    if not starts.all():
+        raise ValueError(
+            "Each row of `decoder_padding_mask` must start with a 1, for the token that starts "
+            f"the text. Received: no 1 at the start of the rows {np.flatnonzero(~starts).tolist()}"
+        )
