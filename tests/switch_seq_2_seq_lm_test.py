@@ -17,6 +17,7 @@ from keras_switch.layers import dropless
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
+from keras_switch.models import losses
 
 SPARSE = {"decoder_sparse_layers": (0,), "switch": {"num_groups": 8}}
 QUIET = {"batch_size": 16, "shuffle": False, "verbose": 0}
@@ -104,6 +105,20 @@ class LossTest(unittest.TestCase):
                 expected = trained(ONE_CORE, self.data, alone)
                 assert_same(trained(name, self.data, on_mesh), expected, 2e-4, 2e-5)
 
+    def test_is_refused_where_it_is_no_mean_over_the_models_mesh(self):
+        self.addCleanup(keras.distribution.set_distribution, None)
+        mesh = mesh_helpers.mesh_of("2")
+        alone, loss = lm_helpers.make(), losses.TargetCrossEntropy()
+        with mesh.scope():
+            split, own = lm_helpers.make(**SPARSE), losses.TargetCrossEntropy()
+        split.compile(loss=own)
+        alone.compile(loss=loss)
+        mesh.whole(split).compile(loss=loss)
+        for model, other in ((split, loss), (alone, own)):
+            for structure in (other, [other]):
+                with self.assertRaisesRegex(ValueError, "Make the loss in the `scope`.*Experts"):
+                    model.compile(loss=structure)
+
 
 class ContractTest(unittest.TestCase):
     def test_arguments_are_checked(self):
@@ -145,10 +160,10 @@ class ContractTest(unittest.TestCase):
             np.testing.assert_array_equal(numpy(other(x)), numpy(model(x)))
         self.assertIsInstance(loaded.sampler, keras_hub.samplers.BeamSampler)
         assert_same(values(loaded.optimizer.variables), values(model.optimizer.variables), 0, 0)
-        losses = [
+        evaluated = [
             other.evaluate(x, y, sample_weight=weight, verbose=0) for other in (loaded, model)
         ]
-        np.testing.assert_allclose(*losses)
+        np.testing.assert_allclose(*evaluated)
 
     def test_fits_strings(self):
         tokenizer = SwitchTokenizer(tokenizer_helpers.spiece_model())
@@ -168,8 +183,8 @@ class ContractTest(unittest.TestCase):
         model.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
         x, y, weight = lm_helpers.to_train()
         before = values(model.non_trainable_weights)
-        losses = model.fit(x, y, sample_weight=weight, epochs=5, **QUIET).history["loss"]
-        self.assertLess(losses[-1], losses[0])
+        history = model.fit(x, y, sample_weight=weight, epochs=5, **QUIET).history["loss"]
+        self.assertLess(history[-1], history[0])
         frozen = [w for w in model.non_trainable_weights if "seed" not in w.path]
         after = values(frozen)
         assert_same(list(after.values()), [before[name] for name in before if name in after])

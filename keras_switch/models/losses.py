@@ -54,3 +54,23 @@ class LogitsZLoss(_MeanOverTargets, keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         return ops.square(ops.logsumexp(y_pred, axis=-1))
+
+
+def check_made_with(loss, expected):
+    """Requires that means over targets are means over the cores of the model's mesh, if any.
+
+    Args:
+        loss: What a model's `compile` takes: a loss, or a structure of losses.
+        expected: `Parallelism` of the model.
+    """
+    for one in keras.tree.flatten(loss):
+        if not isinstance(one, _MeanOverTargets) or one._parallelism is expected:
+            continue
+        kinds = [type(one._parallelism), type(expected)]
+        if kinds != [parallelism.Parallelism] * 2:  # Both of one core.
+            raise ValueError(
+                "The loss is a mean over the cores of a mesh, and the model is not on it. Make "
+                "the loss in the `scope` of the model's mesh, or outside if it has none, or pass "
+                f'`loss="auto"`. Received: loss={one!r} of a `{kinds[0].__name__}`, and a model of '
+                f"another `{kinds[1].__name__}`"
+            )

@@ -78,10 +78,15 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
                 which is reduced by Keras's own rules.
             **kwargs: `sampler`, `weighted_metrics`, and other arguments of
                 `keras_hub.models.CausalLM.compile`.
+
+        Raises:
+            ValueError: If the model is on a mesh and the loss on another one or none, or vice
+                versa.
         """
         if loss == "auto":
             with parallelism.use(self.parallelism):
                 loss = losses.TargetCrossEntropy()
+        losses.check_made_with(loss, self.parallelism)
         super().compile(optimizer, loss, **kwargs)
 
     def get_compile_config(self):
