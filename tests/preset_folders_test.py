@@ -167,8 +167,12 @@ class PresetFoldersTest(unittest.TestCase):
         folder = self.copy("bare")
         model = SwitchSeq2SeqLM(SwitchBackbone(**SIZES, dtype=policies))
         model.save_to_preset(str(folder))
-        policy = SwitchSeq2SeqLM.from_preset(str(folder)).backbone.dtype_policy
-        self.assertEqual(policy.get_config(), policies.get_config())
+        for backbone in (
+            SwitchSeq2SeqLM.from_preset(str(folder)).backbone,
+            SwitchSeq2SeqLM.from_preset(str(folder), dropout=0.25).backbone,
+            SwitchBackbone.from_preset(str(folder)),
+        ):
+            self.assertEqual(backbone.dtype_policy.get_config(), policies.get_config())
 
     def test_without_a_tokenizer_there_is_no_preprocessor(self):
         for folder in ("bare", "backbone"):

@@ -40,6 +40,9 @@ class PresetBackbone(keras_hub.models.Backbone):
             presets.check_no_weights(preset, load_weights)
             return cls(**{**presets.PRESETS[preset], **kwargs})
         presets.check_address(preset)
+        path = pathlib.Path(preset, "config.json")
+        if kwargs.get("dtype") is None and path.is_file():  # KerasHub would drop a saved policy.
+            kwargs["dtype"] = json.loads(path.read_text()).get("config", {}).get("dtype")
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
