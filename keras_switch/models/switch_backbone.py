@@ -71,9 +71,9 @@ class SwitchBackbone(PresetBackbone):
 
     Example:
     >>> backbone = SwitchBackbone.from_preset("switch_tiny_8", load_weights=False)
-    >>> ids, mask = np.ones((1, 7), "int32"), np.ones((1, 7), "int32")
-    >>> backbone({"encoder_token_ids": ids, "encoder_padding_mask": mask,
-    ...           "decoder_token_ids": ids, "decoder_padding_mask": mask})
+    >>> ones = keras.ops.ones((1, 7), "int32")
+    >>> backbone({x.name: ones for x in backbone.inputs})["decoder_sequence_output"].shape
+    TensorShape([1, 7, 256])
 
     Reference:
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961)
