@@ -1,7 +1,6 @@
 """Times a training step of our model on TensorFlow. A worker of `train_step.py`."""
 
 import importlib.metadata
-import time
 
 import keras
 import numpy as np
@@ -53,9 +52,7 @@ def prepare(kwargs, batch, length, threads):
 
 def seconds():
     """Returns how long one step takes, and how long all threads work for it."""
-    start, start_of_work = time.perf_counter(), time.process_time()
-    STEPS["train"]()
-    return time.perf_counter() - start, time.process_time() - start_of_work
+    return worker.seconds(STEPS["train"])
 
 
 if __name__ == "__main__":

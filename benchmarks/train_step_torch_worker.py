@@ -1,7 +1,5 @@
 """Times a training step of transformers' model on PyTorch. A worker of `train_step.py`."""
 
-import time
-
 import torch
 import transformers
 import worker
@@ -56,9 +54,7 @@ def prepare(kwargs, batch, length, threads):
 
 def seconds():
     """Returns how long one step takes, and how long all threads work for it."""
-    start, start_of_work = time.perf_counter(), time.process_time()
-    STEPS["train"]()
-    return time.perf_counter() - start, time.process_time() - start_of_work
+    return worker.seconds(STEPS["train"])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_switch import models
+from keras_switch.export.convert import convert
 
 SPARSE = {
     "vocabulary_size": 20,
@@ -66,3 +67,15 @@ def check_equal(test, converted, backbone):
     test.assertEqual(actual.keys(), expected.keys())
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+class Refused:
+    """For tests of `self.input`, in `self.folder`, that something is wrong with."""
+
+    def check_refused(self, message, error=ValueError):
+        """Asserts that the input is not converted, and that nothing is left of an output."""
+        output = self.folder / "output"
+        with self.assertRaisesRegex(error, message):
+            convert(self.input, output, dtype="float32", verbose=0)
+        left = {path.name for path in self.folder.iterdir()}
+        self.assertEqual(left - {self.input.name, "outside"}, set())
