@@ -21,8 +21,8 @@ from keras_switch.export import source as sources
 from keras_switch.export.convert import abstract_backbone
 from keras_switch.export.convert import convert
 from keras_switch.export.convert import load
-from keras_switch.export.convert import weight_shapes
 from keras_switch.export.source import Entry
+from keras_switch.export.source import weight_shapes
 from keras_switch.export.t5x import T5X
 
 

@@ -99,7 +99,7 @@ def _read(path, dtype, verbose, check=None):
         arguments = {**source.arguments, "dtype": dtype}
         sources.check_depth(path, arguments)
         abstract = abstract_backbone(arguments)
-        table = sources.check(source, weight_shapes(abstract))
+        table = sources.check(source, sources.weight_shapes(abstract))
         _check_duplicates(source)
         preprocessor = make_preprocessor(source, arguments["vocabulary_size"])
         if check is not None:
@@ -113,11 +113,6 @@ def abstract_backbone(arguments):
     """Makes a `SwitchBackbone` without allocating a weight."""
     with scopes.without_values():
         return models.SwitchBackbone(**arguments)
-
-
-def weight_shapes(backbone):
-    """Shapes of the weights of a `SwitchBackbone` by name."""
-    return {name: tuple(weight.shape) for name, weight in backbone.named_weights().items()}
 
 
 def _open(path):

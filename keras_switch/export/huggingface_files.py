@@ -71,7 +71,6 @@ def _read_index(folder, name):
 
 class _SafeFile:
     def __init__(self, path):
-        self._path = path
         self.shapes = {}
         try:
             self._file = safetensors.safe_open(path, framework="np", backend="pread")

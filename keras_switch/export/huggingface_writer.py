@@ -12,6 +12,7 @@ import numpy as np
 from keras_switch.export import huggingface_config
 from keras_switch.export import huggingface_names
 from keras_switch.export.source import Entry
+from keras_switch.export.source import weight_shapes
 
 SHARD_BYTES = 5 * 10**9
 _DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
@@ -65,7 +66,7 @@ def write_huggingface(model, path, verbose=1):
     """
     config = huggingface_config.to_config(model.backbone)
     weights = model.backbone.named_weights()
-    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    shapes = weight_shapes(model.backbone)
     table = huggingface_names.table(shapes, config["model_type"], model.backbone.gated)
     if config["model_type"] == "switch_transformers" and not config["tie_word_embeddings"]:
         # Its encoder and decoder then do not share the embedding, and look for their own.

@@ -104,6 +104,11 @@ class Source:
         self.close()
 
 
+def weight_shapes(backbone):
+    """Shapes of the weights of a `SwitchBackbone` by name."""
+    return {name: tuple(weight.shape) for name, weight in backbone.named_weights().items()}
+
+
 def check(source, shapes):
     """Requires that a source and a backbone agree, without reading a tensor.
 

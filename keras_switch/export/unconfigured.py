@@ -1,5 +1,7 @@
 """Checkpoints without a configuration: names and shapes of tensors tell what the model is."""
 
+import inspect
+
 from keras_switch import models
 from keras_switch.export import folders
 from keras_switch.export.source import Entry
@@ -166,19 +168,16 @@ def _assumed(arguments, told):
 
 def _with_defaults(preset):
     """Arguments of a preset, with those that it leaves to `SwitchBackbone`."""
+    bound = inspect.signature(models.SwitchBackbone.__init__).bind(None, **preset)
+    bound.apply_defaults()
     depth = preset["num_layers"]
     every_other = range(1, depth, 2) if "num_experts" in preset else ()
-    preset = {
+    defaults = {
         "num_decoder_layers": depth,
-        "num_experts": None,
         "encoder_sparse_layers": every_other,
         "decoder_sparse_layers": every_other,
-        "gated": False,
-        "activation": "relu",
-        "tie_embedding_weights": True,
-        "num_buckets": 32,
         "switch": {},
-        **preset,
     }
+    preset = {**bound.arguments, **defaults, **preset}
     sparse = {f"{side}_sparse_layers": list(preset[f"{side}_sparse_layers"]) for side in SIDES}
     return {**preset, **sparse}

@@ -38,7 +38,7 @@ class PresetBackbone(keras_hub.models.Backbone):
         """
         if preset in presets.PRESETS:
             presets.check_no_weights(preset, load_weights)
-            return cls(**{**presets.PRESETS[preset], **kwargs})
+            return cls(**{**presets.preset(preset), **kwargs})
         presets.check_address(preset)
         path = pathlib.Path(preset, "config.json")
         if kwargs.get("dtype") is None and path.is_file():  # KerasHub would drop a saved policy.
