@@ -131,15 +131,34 @@ class Attention(keras.layers.Layer):
                 cache = ops.slice_update(cache, (0, 0, cache_update_index, 0, 0), update)
             else:
                 q = ops.reshape(q, (ops.shape(cache)[0], -1, self.num_heads, self.key_value_dim))
-            k, v = (ops.cast(x, q.dtype) for x in (cache[:, 0], cache[:, 1]))
-        logits = ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), "float32")
+            k, v = (ops.cast(x, q.dtype) for x in ops.unstack(cache, axis=1))
+        logits = _logits(q, k)
         if bias is not None:
             logits = logits + ops.cast(bias, "float32")
         if attention_mask is not None:
             logits = ops.where(attention_mask, logits, -1e9)
         weights = ops.cast(ops.softmax(logits, axis=-1), v.dtype)
         weights = self.dropout_layer(weights, training=training)
-        outputs = ops.einsum("bhqt,bthk->bqhk", weights, v)
+        outputs = _average(weights, v)
         shape = ops.shape(queries)
         outputs = ops.reshape(outputs, (*shape[:2], self.num_heads * self.key_value_dim))
         return self.output_dense(outputs), cache
+
+
+# A single query, as in decoding, needs no matrix product: on a CPU that would first transpose
+# all keys and values, which costs more than to multiply and sum them.
+def _logits(q, k):
+    """Products of queries and keys: `(B, Q, H, K)` and `(B, T, H, K)` give `(B, H, Q, T)`."""
+    if q.shape[1] != 1:
+        return ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), "float32")
+    q, k = (ops.cast(x, "float32") for x in (q, k))
+    return ops.transpose(ops.sum(q * k, axis=-1, keepdims=True), (0, 2, 3, 1))
+
+
+def _average(weights, v):
+    """Weighted sums of values: `(B, H, Q, T)` and `(B, T, H, K)` give `(B, Q, H, K)`."""
+    if weights.shape[2] != 1:
+        return ops.einsum("bhqt,bthk->bqhk", weights, v)
+    weights = ops.transpose(weights, (0, 3, 1, 2))
+    weights, values = (ops.cast(x, "float32") for x in (weights, v))
+    return ops.cast(ops.sum(weights * values, axis=1, keepdims=True), v.dtype)
