@@ -16,18 +16,18 @@ def versions():
     return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")}
 
 
-def prepare(num_experts, num_layers, batch, encoder_length, new_tokens):
-    """Returns the model's number of parameters, having generated once."""
+def prepare(name, num_experts, num_layers, jit_compile, *sizes):
+    """Returns the number of parameters of the model of this name, having generated once."""
     keras.utils.set_random_seed(0)
     kwargs = {"num_experts": num_experts, "num_layers": num_layers, "dtype": "float32"}
     model = SwitchSeq2SeqLM.from_preset("switch_base_8", load_weights=False, **kwargs)
-    model.compile(sampler="greedy")
-    MODELS[num_experts] = model
-    seconds(num_experts, batch, encoder_length, new_tokens)
+    model.compile(sampler="greedy", jit_compile=jit_compile)
+    MODELS[name] = model
+    seconds(name, *sizes)
     return sum(weight.shape.num_elements() for weight in model.weights)
 
 
-def seconds(num_experts, batch, encoder_length, new_tokens):
+def seconds(name, batch, encoder_length, new_tokens):
     """How long it takes to write so many tokens after each of so many texts."""
     ids = np.arange(batch * encoder_length, dtype="int32").reshape(batch, -1) % 30000 + 2
     written = np.zeros((batch, 1 + new_tokens), "int32")
@@ -38,7 +38,7 @@ def seconds(num_experts, batch, encoder_length, new_tokens):
         "decoder_padding_mask": np.arange(1 + new_tokens) == written,
     }
     start = time.perf_counter()
-    outputs = MODELS[num_experts].generate(inputs, stop_token_ids=None)
+    outputs = MODELS[name].generate(inputs, stop_token_ids=None)
     np.asarray(outputs["decoder_token_ids"])
     return time.perf_counter() - start
 
