@@ -4,14 +4,18 @@ import doctest
 import importlib
 import io
 import os
+import pathlib
 import tempfile
 import unittest
 
 import keras
+import tokenizer_helpers
+
+from keras_switch import models
 
 # The examples print TensorFlow's shapes and tensors.
 TENSORFLOW = keras.backend.backend() == "tensorflow"
-PARTS = ("layers", "training", "data", "export", "tpu")
+PARTS = ("layers", "models", "training", "data", "export", "tpu")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -25,9 +29,19 @@ def public_objects():
                 yield f"keras_switch.{part}.{name}", value
 
 
+def write_files():
+    """Writes what the examples read: a vocabulary, and a model of it."""
+    pathlib.Path("spiece.model").write_bytes(tokenizer_helpers.spiece_model())
+    preprocessor = models.SwitchSeq2SeqLMPreprocessor(models.SwitchTokenizer("spiece.model"), 8, 6)
+    size = preprocessor.tokenizer.vocabulary_size()
+    backbone = models.SwitchBackbone(size, 1, num_heads=2, hidden_dim=8, intermediate_dim=16)
+    models.SwitchSeq2SeqLM(backbone, preprocessor).save_to_preset("my_folder")
+
+
 def names_of(value):
-    """What an example may use without an import: its own module, and Keras."""
+    """What an example may use without an import: its own module, Keras, and a tokenizer."""
     names = {"keras": keras, "keras_switch": importlib.import_module("keras_switch")}
+    names["tokenizer"] = models.SwitchTokenizer("spiece.model")
     return {**vars(importlib.import_module(value.__module__)), **names}
 
 
@@ -51,6 +65,7 @@ class ExamplesTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(folder.name)
+        write_files()
 
     def test_examples_run(self):
         total = 0

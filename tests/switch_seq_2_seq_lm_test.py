@@ -96,8 +96,8 @@ class LossTest(unittest.TestCase):
 
         sgd, scaled = keras.optimizers.SGD, keras.optimizers.LossScaleOptimizer
         cases = {
-            "8": (lambda: sgd(0.1, gradient_accumulation_steps=2),) * 2,
-            "4x2": (lambda: scaled(sgd(0.1)), lambda: sgd(0.1)),
+            "4": (lambda: sgd(0.1, gradient_accumulation_steps=2),) * 2,
+            "2x2": (lambda: scaled(sgd(0.1)), lambda: sgd(0.1)),
         }
         for name, (on_mesh, alone) in cases.items():
             with self.subTest(name):

@@ -31,7 +31,7 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
 
     Example:
     >>> classifier = SwitchTextClassifier.from_preset("my_folder", num_classes=2)
-    >>> classifier.fit(["A small house.", "The people walk."], [0, 1])
+    >>> history = classifier.fit(["A small house.", "The people walk."], [0, 1], verbose=0)
     """
 
     backbone_cls = SwitchBackbone

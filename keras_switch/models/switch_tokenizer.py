@@ -45,7 +45,11 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
 
     Example:
     >>> tokenizer = SwitchTokenizer("spiece.model")
-    >>> tokenizer(["The <extra_id_0> of the people", "walks"])
+    >>> ids = tokenizer("The <extra_id_0> of the people")
+    >>> int(ids[1]) == tokenizer.vocabulary_size() - 1
+    True
+    >>> tokenizer.detokenize(ids)
+    'The<extra_id_0> of the people'
     """
 
     backbone_cls = SwitchBackbone
