@@ -10,11 +10,14 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
+	tests/convert_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
+	tests/huggingface_w*_test.py \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
 	tests/mesh_connect_test.py \
+	tests/mesh_tensorflow_weights_test.py \
 	tests/models_dropless_test.py \
 	tests/noise_test.py \
 	tests/packed_rows_test.py \
@@ -29,6 +32,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/switch_text_classifier_test.py \
 	tests/switch_tokenizer_test.py \
 	tests/switch_transformer_block_test.py \
+	tests/t5x_weights_test.py \
 	tests/upcycle_test.py))
 RESULTS := benchmarks/results
 PIP := -m pip install --quiet --disable-pip-version-check
