@@ -73,8 +73,9 @@ lint: $(READY)
 test-tensorflow: $(READY)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
+# Most of its time is compilation, which these tests need not optimize.
 test-jax: $(READY)
-	$(if $(JAX_TESTS),KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(JAX_TESTS))
+	$(if $(JAX_TESTS),JAX_DISABLE_MOST_OPTIMIZATIONS=1 KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(JAX_TESTS))
 
 # The oldest TensorFlow that the package allows.
 test-oldest: .venv-oldest/.ready
