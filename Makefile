@@ -16,6 +16,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/huggingface_w*_test.py \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
+	tests/losses_test.py \
 	tests/mesh_connect_test.py \
 	tests/mesh_tensorflow_weights_test.py \
 	tests/models_dropless_test.py \

@@ -22,6 +22,9 @@ SIZES = {
     "dtype": "float32",
     "seed": 3,
 }
+# What a model takes to lie on a mesh, and how one is fitted to `to_train`.
+ON_A_MESH = {"decoder_sparse_layers": (0,), "switch": {"num_groups": 8}}
+QUIET = {"batch_size": 16, "shuffle": False, "verbose": 0}
 VARIANTS = {
     "switch": {},
     "dense": {"num_experts": None, "gated": True, "tie_embedding_weights": False},
