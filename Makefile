@@ -13,7 +13,8 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/convert_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
-	tests/huggingface_w*_test.py \
+	tests/huggingface_weights_test.py \
+	tests/huggingface_writer_test.py \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
 	tests/losses_test.py \

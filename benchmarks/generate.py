@@ -21,12 +21,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 TORCH = HERE.parent / ".venv-prove-huggingface" / "bin" / "python"
 ENCODER_LENGTH, NEW_TOKENS = 32, 64
 FEW, MANY = 8, 128
-# `jit_compile` of our models: Keras's choice on a CPU, and XLA.
-JIT = {"plain": False, "jit": True}
+# `jit_compile` of our models: the choice of Keras for TensorFlow on a CPU, and XLA.
+JIT = (False, True)
 NOTES = f"""
 Each text has {ENCODER_LENGTH} tokens, and {NEW_TOKENS} are written after it; nothing stops
 earlier. Weights are random and float32, sizes those of Switch-Base. Both keep keys and values.
-`jit_compile` is an argument of `compile`; Keras's own choice on a CPU is False. What is
+`jit_compile` is an argument of `compile`; for TensorFlow on a CPU
+Keras's own choice is False. What is
 compiled, or traced, at the first call is not timed.
 """
 
@@ -50,13 +51,13 @@ def against_peer(ours, peer, turns, out):
     out.head(["batch", "jit_compile", "tokens a second", "Hugging Face's", "ratio"])
     for batch in (1, 8):
         sizes = (batch, ENCODER_LENGTH, NEW_TOKENS)
-        parameters = [ours.ask("prepare", name, FEW, 12, jit, *sizes) for name, jit in JIT.items()]
+        parameters = [ours.ask("prepare", str(jit), FEW, 12, jit, *sizes) for jit in JIT]
         parameters.append(peer.ask("prepare", *sizes))
         if len(set(parameters)) > 1:
             raise ValueError(f"Models of equal size are compared. Received: {parameters}")
-        asks = [functools.partial(ours.ask, "seconds", name, *sizes) for name in JIT]
+        asks = [functools.partial(ours.ask, "seconds", str(jit), *sizes) for jit in JIT]
         *times, peer_times = take_turns([*asks, lambda: peer.ask("seconds", *sizes)], turns)
-        for jit, own_times in zip(JIT.values(), times):
+        for jit, own_times in zip(JIT, times):
             speeds = (batch * NEW_TOKENS / statistics.median(x) for x in (own_times, peer_times))
             speeds = [f"{speed:.1f}" for speed in speeds]
             out.row([batch, jit, *speeds, ratio(peer_times, own_times)])
@@ -65,11 +66,13 @@ def against_peer(ours, peer, turns, out):
 def against_few(ours, turns, out):
     """Writes the cost of many experts over that of few."""
     sizes = (1, ENCODER_LENGTH, NEW_TOKENS)
-    for number in (FEW, MANY):
-        ours.ask("prepare", number, number, 2, False, *sizes)
-    asks = [functools.partial(ours.ask, "seconds", number, *sizes) for number in (MANY, FEW)]
+    # The names of the larger models, which go.
+    names = {MANY: "False", FEW: "True"}
+    for number, name in names.items():
+        ours.ask("prepare", name, number, 2, False, *sizes)
+    asks = [functools.partial(ours.ask, "seconds", name, *sizes) for name in names.values()]
     times = take_turns(asks, turns)
-    out.write(f"\n2 + 2 blocks, batch 1, {MANY} experts over {FEW}; at most 1.3:\n")
+    out.write(f"\n2 + 2 blocks, batch 1, not jitted, {MANY} experts over {FEW}; at most 1.3:\n")
     out.head([f"seconds, {MANY} experts", f"{FEW} experts", "ratio"])
     out.row([*(f"{statistics.median(x):.2f}" for x in times), ratio(*times)])
 

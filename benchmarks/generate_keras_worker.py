@@ -18,6 +18,7 @@ def versions():
 
 def prepare(name, num_experts, num_layers, jit_compile, *sizes):
     """Returns the number of parameters of the model of this name, having generated once."""
+    MODELS.pop(name, None)  # Two at once would need twice the memory.
     keras.utils.set_random_seed(0)
     kwargs = {"num_experts": num_experts, "num_layers": num_layers, "dtype": "float32"}
     model = SwitchSeq2SeqLM.from_preset("switch_base_8", load_weights=False, **kwargs)

@@ -61,13 +61,17 @@ def attend(layer, queries, keys, bias=0.0, mask=True):
 
 class ReferenceTest(parameterized.TestCase):
     @parameterized.product(
-        switch=[None, EXPERTS], cross=[False, True], masked=[False, True], biased=[False, True]
+        switch=[None, EXPERTS],
+        lengths=[(4, 4), (4, 6), (1, 6)],
+        masked=[False, True],
+        biased=[False, True],
     )
-    def test_equals_the_loops(self, switch, cross, masked, biased):
+    def test_equals_the_loops(self, switch, lengths, masked, biased):
         layer = make(switch=switch)
-        x = tokens(2, 4, 8)
-        keys = tokens(2, 6, 8, seed=1) if cross else x
-        shape = (2, 3, 4, keys.shape[1])
+        length, key_length = lengths
+        x = tokens(2, length, 8)
+        keys = x if length == key_length else tokens(2, key_length, 8, seed=1)
+        shape = (2, 3, *lengths)
         bias = 2 * tokens(*shape, seed=2) if biased else None
         mask = np.ones(shape, bool)
         if masked:
@@ -172,10 +176,12 @@ class PrecisionTest(parameterized.TestCase):
         x = ops.cast(tokens(1, 2, 8), layer.compute_dtype)
         # bfloat16 has nothing between 1024 and 1032, float16 nothing between 1024 and 1025.
         bias = np.array([1024.0, 1024.5], "float32")
-        outputs = numpy(layer(x, x, bias=ops.array(bias))[0])
-        np.testing.assert_allclose(outputs, attend(layer, numpy(x), numpy(x), bias), atol=0.02)
-        flat = numpy(layer(x, x)[0])
-        self.assertGreater(np.abs(outputs - flat).max(), 0.05)
+        for queries in (x, x[:, :1]):
+            outputs = numpy(layer(queries, x, bias=ops.array(bias))[0])
+            expected = attend(layer, numpy(queries), numpy(x), bias)
+            np.testing.assert_allclose(outputs, expected, atol=0.02)
+            flat = numpy(layer(queries, x)[0])
+            self.assertGreater(np.abs(outputs - flat).max(), 0.05)
 
     @parameterized.parameters("float32", "mixed_bfloat16", "mixed_float16")
     def test_masks_stay_finite(self, dtype):

@@ -32,9 +32,13 @@ def public_objects():
 def write_files():
     """Writes what the examples read: a vocabulary, and a model of it."""
     pathlib.Path("spiece.model").write_bytes(tokenizer_helpers.spiece_model())
-    preprocessor = models.SwitchSeq2SeqLMPreprocessor(models.SwitchTokenizer("spiece.model"), 8, 6)
-    size = preprocessor.tokenizer.vocabulary_size()
-    backbone = models.SwitchBackbone(size, 1, num_heads=2, hidden_dim=8, intermediate_dim=16)
+    tokenizer = models.SwitchTokenizer("spiece.model")
+    preprocessor = models.SwitchSeq2SeqLMPreprocessor(
+        tokenizer, encoder_sequence_length=8, decoder_sequence_length=6
+    )
+    backbone = models.SwitchBackbone(
+        tokenizer.vocabulary_size(), 1, num_heads=2, hidden_dim=8, intermediate_dim=16
+    )
     models.SwitchSeq2SeqLM(backbone, preprocessor).save_to_preset("my_folder")
 
 

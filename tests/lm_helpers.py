@@ -22,8 +22,9 @@ SIZES = {
     "dtype": "float32",
     "seed": 3,
 }
-# What a model takes to lie on a mesh, and how one is fitted to `to_train`.
+# Options with which a model can lie on a mesh.
 ON_A_MESH = {"decoder_sparse_layers": (0,), "switch": {"num_groups": 8}}
+# Arguments of `fit` for the batch that `to_train` makes.
 QUIET = {"batch_size": 16, "shuffle": False, "verbose": 0}
 VARIANTS = {
     "switch": {},
