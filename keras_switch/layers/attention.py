@@ -145,8 +145,8 @@ class Attention(keras.layers.Layer):
         return self.output_dense(outputs), cache
 
 
-# A single query, as in decoding, needs no matrix product: on a CPU that would first transpose
-# all keys and values, which costs more than to multiply and sum them.
+# A single query, as in decoding, multiplies and sums: XLA makes one pass of it, where for a matrix
+# product it would first transpose all keys and values.
 def _logits(q, k):
     """Products of queries and keys: `(B, Q, H, K)` and `(B, T, H, K)` give `(B, H, Q, T)`."""
     if q.shape[1] != 1:
