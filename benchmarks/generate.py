@@ -51,11 +51,11 @@ def against_peer(ours, peer, turns, out):
     out.head(["batch", "jit_compile", "tokens a second", "Hugging Face's", "ratio"])
     for batch in (1, 8):
         sizes = (batch, ENCODER_LENGTH, NEW_TOKENS)
-        parameters = [ours.ask("prepare", str(jit), FEW, 12, jit, *sizes) for jit in JIT]
+        parameters = [ours.ask("prepare", i, FEW, 12, jit, *sizes) for i, jit in enumerate(JIT)]
         parameters.append(peer.ask("prepare", *sizes))
         if len(set(parameters)) > 1:
             raise ValueError(f"Models of equal size are compared. Received: {parameters}")
-        asks = [functools.partial(ours.ask, "seconds", str(jit), *sizes) for jit in JIT]
+        asks = [functools.partial(ours.ask, "seconds", i, *sizes) for i in range(len(JIT))]
         *times, peer_times = take_turns([*asks, lambda: peer.ask("seconds", *sizes)], turns)
         for jit, own_times in zip(JIT, times):
             speeds = (batch * NEW_TOKENS / statistics.median(x) for x in (own_times, peer_times))
@@ -66,11 +66,9 @@ def against_peer(ours, peer, turns, out):
 def against_few(ours, turns, out):
     """Writes the cost of many experts over that of few."""
     sizes = (1, ENCODER_LENGTH, NEW_TOKENS)
-    # The names of the larger models, which go.
-    names = {MANY: "False", FEW: "True"}
-    for number, name in names.items():
-        ours.ask("prepare", name, number, 2, False, *sizes)
-    asks = [functools.partial(ours.ask, "seconds", name, *sizes) for name in names.values()]
+    for i, number in enumerate((MANY, FEW)):
+        ours.ask("prepare", i, number, 2, False, *sizes)
+    asks = [functools.partial(ours.ask, "seconds", i, *sizes) for i in range(2)]
     times = take_turns(asks, turns)
     out.write(f"\n2 + 2 blocks, batch 1, not jitted, {MANY} experts over {FEW}; at most 1.3:\n")
     out.head([f"seconds, {MANY} experts", f"{FEW} experts", "ratio"])

@@ -16,19 +16,19 @@ def versions():
     return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")}
 
 
-def prepare(name, num_experts, num_layers, jit_compile, *sizes):
-    """Returns the number of parameters of the model of this name, having generated once."""
-    MODELS.pop(name, None)  # Two at once would need twice the memory.
+def prepare(place, num_experts, num_layers, jit_compile, *sizes):
+    """Puts a model in a place of `MODELS` and generates; returns its number of parameters."""
+    MODELS.pop(place, None)  # Two at once would need twice the memory.
     keras.utils.set_random_seed(0)
     kwargs = {"num_experts": num_experts, "num_layers": num_layers, "dtype": "float32"}
     model = SwitchSeq2SeqLM.from_preset("switch_base_8", load_weights=False, **kwargs)
     model.compile(sampler="greedy", jit_compile=jit_compile)
-    MODELS[name] = model
-    seconds(name, *sizes)
+    MODELS[place] = model
+    seconds(place, *sizes)
     return sum(weight.shape.num_elements() for weight in model.weights)
 
 
-def seconds(name, batch, encoder_length, new_tokens):
+def seconds(place, batch, encoder_length, new_tokens):
     """How long it takes to write so many tokens after each of so many texts."""
     ids = np.arange(batch * encoder_length, dtype="int32").reshape(batch, -1) % 30000 + 2
     written = np.zeros((batch, 1 + new_tokens), "int32")
@@ -39,7 +39,7 @@ def seconds(name, batch, encoder_length, new_tokens):
         "decoder_padding_mask": np.arange(1 + new_tokens) == written,
     }
     start = time.perf_counter()
-    outputs = MODELS[name].generate(inputs, stop_token_ids=None)
+    outputs = MODELS[place].generate(inputs, stop_token_ids=None)
     np.asarray(outputs["decoder_token_ids"])
     return time.perf_counter() - start
 
