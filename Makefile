@@ -37,6 +37,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/t5x_weights_test.py \
 	tests/upcycle_test.py))
 RESULTS := benchmarks/results
+RECORDS := prove/results
 PIP := -m pip install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -128,14 +129,14 @@ prove-rehearse: .venv-prove-rehearse/.ready
 # The TPU program of the TensorFlow backend, which needs no TPU either.
 prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready
 	.venv-prove-tpu/bin/python $(PIP) --no-deps .
-	bash prove/run_tpu $(RESULTS)/tpu_program.md
+	bash prove/run_tpu $(RECORDS)/tpu_program.md
 
 prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
-	bash prove/run $(RESULTS)/peers.md
+	bash prove/run $(RECORDS)/peers.md
 
 # Whole models, on both backends.
 prove-models: $(READY) .venv-prove-huggingface/.ready
-	bash prove/run_models $(RESULTS)/models.md
+	bash prove/run_models $(RECORDS)/models.md
 
 # Takes half an hour.
 trillion: .venv-prove-rehearse/.ready

@@ -76,9 +76,9 @@ def measure_rows(num_experts, dtype, settings, turns, torch):
     """Yields the rows of one size and dtype, a row for each pair of jitted and pass."""
     names = [x for x in KERAS if x != "kerashub" or num_experts in SIZES_FOR_KERASHUB]
     with contextlib.ExitStack() as stack:
-        keras = stack.enter_context(worker.Worker(sys.executable, HERE / "keras_worker.py"))
+        keras = stack.enter_context(worker.Worker(sys.executable, HERE / "layer_keras_worker.py"))
         if torch.exists():
-            peer = stack.enter_context(worker.Worker(torch, HERE / "torch_worker.py"))
+            peer = stack.enter_context(worker.Worker(torch, HERE / "layer_torch_worker.py"))
         for jit, train in settings:
             keras.ask("prepare", names, num_experts, dtype, jit, train)
             workers = {name: keras for name in names}
@@ -96,7 +96,7 @@ def measure_memory(experts):
     for num_experts in experts:
         peaks = []
         for name in ("switch", "one_hot", "slots"):
-            with worker.Worker(sys.executable, HERE / "keras_worker.py") as keras:
+            with worker.Worker(sys.executable, HERE / "layer_keras_worker.py") as keras:
                 peaks.append(keras.ask("peak_memory", name, num_experts, "float32", False, True))
         half = peaks[1] / 2
         yield [num_experts, *(f"{peak:.0f}" for peak in peaks), f"{half / peaks[0]:.2f}"]
@@ -105,7 +105,10 @@ def measure_memory(experts):
 def versions(torch):
     """Returns the versions of what is measured."""
     found = {}
-    for python, script in ((sys.executable, "keras_worker.py"), (torch, "torch_worker.py")):
+    for python, script in (
+        (sys.executable, "layer_keras_worker.py"),
+        (torch, "layer_torch_worker.py"),
+    ):
         if pathlib.Path(python).exists():
             with worker.Worker(python, HERE / script) as process:
                 found.update(process.ask("versions"))

@@ -25,7 +25,7 @@ from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models.losses import TargetCrossEntropy
 from keras_switch.models.presets import preset
-from keras_switch.tpu.rehearse import rehearse
+from keras_switch.tpu.rehearsal.rehearse import rehearse
 from keras_switch.training import Adafactor
 
 LENGTHS = {

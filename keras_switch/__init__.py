@@ -13,7 +13,7 @@ with quiet_command():
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "export", "models", "tpu", "training")
+_PARTS = ("data", "export", "models", "tpu", "training", "weights")
 
 __all__ = ["__version__", "layers", *_PARTS]
 

@@ -130,9 +130,9 @@ def _convert_flags():
 
 
 def _convert(values):
-    from keras_switch import export
+    from keras_switch import weights
 
-    output = export.convert(values.input, values.output, to=values.to)
+    output = weights.convert(values.input, values.output, to=values.to)
     print(f"Converted {values.input} to {output}.")
 
 

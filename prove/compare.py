@@ -11,7 +11,7 @@ from gradients import layer_gradients
 from keras import ops
 
 from keras_switch.layers import SwitchDense
-from keras_switch.layers import dispatch
+from keras_switch.layers import placement
 from keras_switch.layers import routing
 
 
@@ -59,7 +59,7 @@ def compare_mesh(index, case):
     layer.router.kernel.assign(case["router"])
     record = layer.route(case["inputs"])
     mask = ops.ones((groups, size))
-    plan = dispatch.plan(record.experts, ops.cast(mask, "bool"), num_experts, capacity)
+    plan = placement.plan(record.experts, ops.cast(mask, "bool"), num_experts, capacity)
     slots = ops.convert_to_numpy(plan.slots_GKS)[:, 0]
     ours = np.eye(num_experts * capacity + 1)[slots][..., :-1]
     ours = ours.reshape(groups, size, num_experts, capacity)

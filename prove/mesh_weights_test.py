@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
-from keras_switch.export.convert import load
 from keras_switch.layers import dropless
 from keras_switch.tpu.mtf import mesh_tensorflow
+from keras_switch.weights.convert import load
 
 BATCH, LENGTH, VOCABULARY, DIM, WIDTH = 4, 9, 100, 8, 12
 GATED = {

@@ -13,9 +13,9 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_switch.export.convert import convert
 from keras_switch.layers import SwitchDense
 from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.weights.convert import convert
 
 SAMPLERS = {"greedy": "greedy", "beam": keras_hub.samplers.BeamSampler(num_beams=4)}
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from keras_switch.data import Vocabulary
 from keras_switch.data import read_corpus
-from keras_switch.export import convert
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
+from keras_switch.weights import convert
 
 COLABS = pathlib.Path(__file__).resolve().parents[1] / "colabs"
 

@@ -27,9 +27,9 @@ from jax._src.lib.mlir import ir
 from tpu_theory import Theory
 from tpu_theory import check
 
-from keras_switch.tpu import compiler
-from keras_switch.tpu import hlo
-from keras_switch.tpu.chips import Topology
+from keras_switch.tpu.rehearsal import compiler
+from keras_switch.tpu.rehearsal import hlo
+from keras_switch.tpu.rehearsal.chips import Topology
 
 CORES = 8
 SLICES = ("v5e:2x4", "v4:2x2x1")  # A v4 chip has two cores.

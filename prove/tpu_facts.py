@@ -4,7 +4,7 @@ import tpu_cases
 
 from keras_switch.layers import SwitchDense
 from keras_switch.layers import routing
-from keras_switch.tpu.split_variable import SplitVariable
+from keras_switch.tpu.tensorflow.split_variable import SplitVariable
 
 
 def facts(mesh, model, case):

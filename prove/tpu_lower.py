@@ -20,8 +20,8 @@ import tpu_facts
 from tensorflow.python.distribute import tpu_strategy
 
 import keras_switch
-from keras_switch.tpu.replica_optimizer import Sums
-from keras_switch.tpu.split_variable import SplitVariable
+from keras_switch.tpu.tensorflow.replica_optimizer import Sums
+from keras_switch.tpu.tensorflow.split_variable import SplitVariable
 
 
 def losses_and_gradients(model, weights, state, inputs, mask, targets):

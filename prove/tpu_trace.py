@@ -18,7 +18,7 @@ from tpu_theory import Theory
 from tpu_theory import check
 
 import keras_switch
-from keras_switch.tpu.split_variable import SplitVariable
+from keras_switch.tpu.tensorflow.split_variable import SplitVariable
 
 
 def traced(strategy, model, case):

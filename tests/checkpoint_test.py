@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_switch import files
+from keras_switch import atomic
 from keras_switch import training
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
@@ -26,7 +26,7 @@ import json, os, pathlib, signal, sys
 import keras
 import numpy as np
 import tensorflow as tf
-from keras_switch import files
+from keras_switch import atomic
 from keras_switch import training
 from keras_switch.layers import SwitchDense
 
@@ -59,7 +59,7 @@ def kill_while_writing(path):
         (pathlib.Path(path).parent / "model.keras").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
-files.sync = kill_while_writing
+atomic.sync = kill_while_writing
 if moment == "slow":
     tf.config.run_functions_eagerly(True)
 recorder = checkpoint.parts["load"]
@@ -196,7 +196,7 @@ class CheckpointTest(unittest.TestCase):
         self.fit(checkpoint)
         before = training.latest(self.directory)
         checkpoint.state.step += 1
-        with unittest.mock.patch.object(files, "sync", side_effect=OSError("full")):
+        with unittest.mock.patch.object(atomic, "sync", side_effect=OSError("full")):
             with self.assertRaisesRegex(OSError, "full"):
                 checkpoint.save()
         self.assertEqual(training.latest(self.directory), before)

@@ -1,7 +1,7 @@
 import itertools
 import unittest
 
-from keras_switch.tpu import chips
+from keras_switch.tpu.rehearsal import chips
 
 
 def everywhere(topology):

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from absl.testing import parameterized
 
-from keras_switch.export.convert import convert
+from keras_switch.weights.convert import convert
 
 SWITCH = helpers.SWITCH
 EXPERT = "encoder.block.1.layer.1.mlp.experts.expert_3.wi.weight"

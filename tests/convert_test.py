@@ -17,13 +17,13 @@ from foreign_helpers import random_backbone
 from foreign_helpers import values
 
 from keras_switch import models
-from keras_switch.export import source as sources
-from keras_switch.export.convert import abstract_backbone
-from keras_switch.export.convert import convert
-from keras_switch.export.convert import load
-from keras_switch.export.source import Entry
-from keras_switch.export.source import weight_shapes
-from keras_switch.export.t5x import T5X
+from keras_switch.weights import source as sources
+from keras_switch.weights.convert import abstract_backbone
+from keras_switch.weights.convert import convert
+from keras_switch.weights.convert import load
+from keras_switch.weights.source import Entry
+from keras_switch.weights.source import weight_shapes
+from keras_switch.weights.t5x import T5X
 
 
 class EntryTest(parameterized.TestCase):

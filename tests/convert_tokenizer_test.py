@@ -5,11 +5,11 @@ import unittest
 
 import tokenizer_helpers
 
-from keras_switch.export import convert
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
+from keras_switch.weights import convert
 
 TEXT = "The <extra_id_0> people <extra_id_9>"
 # What transformers 5.23.0 gives for `TEXT` with 10 extra ids.

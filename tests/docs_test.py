@@ -15,7 +15,7 @@ from keras_switch import models
 
 # The examples print TensorFlow's shapes and tensors.
 TENSORFLOW = keras.backend.backend() == "tensorflow"
-PARTS = ("layers", "models", "training", "data", "export", "tpu")
+PARTS = ("layers", "models", "training", "data", "weights", "export", "tpu")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -10,8 +10,8 @@ import lm_helpers
 import numpy as np
 import tensorflow as tf
 
+from keras_switch import atomic
 from keras_switch import export
-from keras_switch import files
 from keras_switch.data import Vocabulary
 from keras_switch.export import blanks
 from keras_switch.export import serve
@@ -93,7 +93,7 @@ class SavedModelTest(unittest.TestCase):
     def test_a_failed_write_loses_nothing_and_leaves_no_half(self):
         root = self.directory / "failed"
         export.export_saved_model(self.model, root)
-        with unittest.mock.patch.object(files, "sync", side_effect=OSError("full")):
+        with unittest.mock.patch.object(atomic, "sync", side_effect=OSError("full")):
             with self.assertRaisesRegex(OSError, "full"):
                 export.export_saved_model(self.model, root)
         self.assertEqual([p.name for p in root.iterdir()], ["1"])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_switch import models
-from keras_switch.export.convert import convert
+from keras_switch.weights.convert import convert
 
 SPARSE = {
     "vocabulary_size": 20,

@@ -1,6 +1,6 @@
 import unittest
 
-from keras_switch.tpu import hlo
+from keras_switch.tpu.rehearsal import hlo
 
 # As libtpu writes them, shortened.
 PROGRAM = """\

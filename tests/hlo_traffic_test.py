@@ -1,6 +1,6 @@
 import unittest
 
-from keras_switch.tpu import hlo_traffic
+from keras_switch.tpu.rehearsal import hlo_traffic
 
 # `S(1)` is the vector memory of the core.
 PROGRAM = """\

@@ -8,8 +8,8 @@ import numpy as np
 import safetensors.numpy
 from absl.testing import parameterized
 
-from keras_switch.export.convert import convert
-from keras_switch.export.convert import load
+from keras_switch.weights.convert import convert
+from keras_switch.weights.convert import load
 
 SIZES = {
     "vocab_size": 150,

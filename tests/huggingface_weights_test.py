@@ -13,10 +13,10 @@ from foreign_helpers import check_equal
 from foreign_helpers import values
 
 from keras_switch import models
-from keras_switch.export import huggingface_config
-from keras_switch.export.convert import convert
-from keras_switch.export.convert import load
 from keras_switch.layers import activations
+from keras_switch.weights import huggingface_config
+from keras_switch.weights.convert import convert
+from keras_switch.weights.convert import load
 
 
 class ReadTest(helpers.FolderTest):

@@ -16,9 +16,9 @@ from foreign_helpers import random_backbone
 from foreign_helpers import values
 
 from keras_switch import models
-from keras_switch.export import huggingface_config
-from keras_switch.export import huggingface_writer
-from keras_switch.export.convert import convert
+from keras_switch.weights import huggingface_config
+from keras_switch.weights import huggingface_writer
+from keras_switch.weights.convert import convert
 
 UNTIED = {**helpers.SWITCH, "tie_word_embeddings": False}
 DROPLESS = {

@@ -14,8 +14,8 @@ from foreign_helpers import random_backbone
 from foreign_helpers import values
 
 from keras_switch import models
-from keras_switch.export.convert import convert
-from keras_switch.export.convert import load
+from keras_switch.weights.convert import convert
+from keras_switch.weights.convert import load
 
 
 def edit(**files):

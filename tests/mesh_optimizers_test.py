@@ -22,7 +22,7 @@ from keras_switch.training import Adafactor
 if IS_TENSORFLOW:
     import tensorflow as tf
 
-    from keras_switch.tpu.optimizers import ELEMENTWISE
+    from keras_switch.tpu.tensorflow.optimizers import ELEMENTWISE
 
 STEPS = 5
 SHAPES = (8, 4, 6), (4, 5), (5,)

@@ -15,7 +15,7 @@ from mesh_checkpoint_helpers import tensors
 from mesh_checkpoint_helpers import with_slots
 from mesh_checkpoint_helpers import write
 
-from keras_switch.export.convert import load
+from keras_switch.weights.convert import load
 
 
 class MeshTensorFlowWeightsTest(unittest.TestCase):

@@ -28,7 +28,7 @@ from keras_switch.layers import dropless
 if IS_TENSORFLOW:
     import tensorflow as tf
 
-    from keras_switch.tpu import exchange
+    from keras_switch.tpu.tensorflow import exchange
 
 # Each layer of the model of all features has one of these.
 FEATURES = (

@@ -22,16 +22,18 @@ PACKAGE = ROOT / "keras_switch"
 # What each part may import of the others.
 ARROWS = {
     "__init__": {"layers", "quiet"},
-    "files": set(),
+    "atomic": set(),
+    "checks": set(),
     "quiet": set(),
     "backend": set(),
-    "layers": {"backend"},
-    "data": {"files", "layers", "backend"},
-    "models": {"layers", "backend"},
-    "tpu": {"layers", "backend"},
-    "export": {"files", "models", "data", "layers", "backend"},
-    "training": {"files", "models", "data", "tpu", "layers", "backend"},
-    "cli": {"training", "export", "tpu", "models", "data", "layers", "backend"},
+    "layers": {"checks", "backend"},
+    "data": {"atomic", "checks", "layers", "backend"},
+    "models": {"checks", "layers", "backend"},
+    "tpu": {"checks", "layers", "backend"},
+    "weights": {"atomic", "checks", "models", "data", "layers", "backend"},
+    "export": {"atomic", "checks", "models", "data", "layers", "backend"},
+    "training": {"atomic", "checks", "models", "data", "tpu", "layers", "backend"},
+    "cli": {"training", "weights", "export", "tpu", "models", "data", "layers", "backend"},
 }
 USES_TENSORFLOW = {"backend", "data", "export", "tpu"}
 USES_JAX = {"backend", "tpu"}

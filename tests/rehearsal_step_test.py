@@ -10,12 +10,12 @@ from keras_switch.layers import SwitchDense
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models.losses import TargetCrossEntropy
-from keras_switch.tpu import chips
-from keras_switch.tpu import compiler
-from keras_switch.tpu import hlo
-from keras_switch.tpu import rehearsal_search
-from keras_switch.tpu import rehearsal_step
 from keras_switch.tpu.layout import Layout
+from keras_switch.tpu.rehearsal import chips
+from keras_switch.tpu.rehearsal import compiler
+from keras_switch.tpu.rehearsal import hlo
+from keras_switch.tpu.rehearsal import search
+from keras_switch.tpu.rehearsal import train_step
 
 JAX = keras.config.backend() == "jax"
 SPLIT = ("batch:8", "batch:batch,experts:batch")
@@ -24,13 +24,13 @@ SPLIT = ("batch:8", "batch:batch,experts:batch")
 def program(layer, input_shape=(32, 16), optimizer="sgd", loss="mse", length=None):
     config = keras.saving.serialize_keras_object(layer)
     compiled = {"optimizer": optimizer, "loss": loss}
-    return rehearsal_step.Program(config, input_shape, compiled, 16, length)
+    return train_step.Program(config, input_shape, compiled, 16, length)
 
 
 @unittest.skipUnless(JAX, "The step is the one of the JAX backend.")
 class StepTest(unittest.TestCase):
     def step(self, *args, mesh=SPLIT, **kwargs):
-        return rehearsal_step.on_devices(program(*args, **kwargs), Layout(*mesh), jax.devices())
+        return train_step.on_devices(program(*args, **kwargs), Layout(*mesh), jax.devices())
 
     def test_nothing_has_a_value(self):
         step = self.step(SwitchDense(8, 64), optimizer="adam")
@@ -77,15 +77,15 @@ class StepTest(unittest.TestCase):
             return SwitchSeq2SeqLM(SwitchBackbone(**model_helpers.SMALL), compile=False)
 
         # The module, which the function of the same name hides.
-        serialize = importlib.import_module("keras_switch.tpu.rehearse")._serialized
+        serialize = importlib.import_module("keras_switch.tpu.rehearsal.rehearse")._serialized
         request = serialize(build, None, "adam", TargetCrossEntropy())
         length = {
             f"{side}_{name}": length
             for side, length in model_helpers.LENGTHS.items()
             for name in ("token_ids", "padding_mask")
         }
-        task = rehearsal_step.Program(request["model"], None, request["compile"], 16, length)
-        step = rehearsal_step.on_devices(task, Layout(*SPLIT), jax.devices())
+        task = train_step.Program(request["model"], None, request["compile"], 16, length)
+        step = train_step.on_devices(task, Layout(*SPLIT), jax.devices())
         self.assertIsInstance(step.model, SwitchSeq2SeqLM)
         self.assertEqual([v.path for v in step.model.variables if v._value is not None], [])
         x, y = step.data
@@ -99,7 +99,7 @@ class StepTest(unittest.TestCase):
     def test_matrix_products_are_counted(self):
         for dtype, passes in (("float32", 6), ("bfloat16", 1)):
             layer = keras.layers.Dense(64, use_bias=False, dtype=dtype)
-            step = rehearsal_step.on_one_core(program(layer), 8)
+            step = train_step.on_one_core(program(layer), 8)
             # The product and the gradient of its kernel, 16 x 32 tokens.
             flops = 2 * 2 * 16 * 32 * 16 * 64
             self.assertEqual(step.matmul_flops(), (flops, passes * flops))
@@ -127,7 +127,7 @@ class StepTest(unittest.TestCase):
             (convolve, 2 * 6 * 8 * 4 * 3 * 2),
         ):
             jaxpr = jax.make_jaxpr(function)(x).jaxpr
-            self.assertEqual(rehearsal_step.matmul_flops(jaxpr), (flops, 6 * flops))
+            self.assertEqual(train_step.matmul_flops(jaxpr), (flops, 6 * flops))
 
     def test_a_model_that_knows_no_inputs_is_explained(self):
         model = keras.Sequential([keras.layers.Dense(2)])
@@ -135,7 +135,7 @@ class StepTest(unittest.TestCase):
             self.step(model, input_shape=None)
 
     def test_one_core_makes_the_groups_of_all(self):
-        step = rehearsal_step.on_one_core(program(SwitchDense(8, 64, exploration="argmax")), 8)
+        step = train_step.on_one_core(program(SwitchDense(8, 64, exploration="argmax")), 8)
         # Capacity int(64 * 1.25 / 8) in 8 groups: two kernels forward, and gradients of both
         # and of the hidden units; the router forward and backward.
         slots, tokens = 8 * 8 * 10, 16 * 32
@@ -146,7 +146,7 @@ class StepTest(unittest.TestCase):
 
 class SearchTest(unittest.TestCase):
     def test_layouts_of_the_slice_come_before_larger_slices(self):
-        found = list(rehearsal_search.candidates(chips.Topology("v5e:2x4"), Layout(*SPLIT)))
+        found = list(search.candidates(chips.Topology("v5e:2x4"), Layout(*SPLIT)))
         self.assertEqual([slice.name for slice, _ in found[:3]], ["v5e:2x4"] * 2 + ["v5e:4x4"])
         self.assertEqual(
             [mesh for _, (mesh, _) in found[:2]], ["batch:4,model:2", "batch:2,model:4"]
@@ -157,13 +157,13 @@ class SearchTest(unittest.TestCase):
 
     def test_another_axis_keeps_its_size_on_a_larger_slice(self):
         layout = Layout("batch:4,model:2", "batch:batch,experts:batch,expert_hidden:model")
-        found = list(rehearsal_search.candidates(chips.Topology("v5e:2x4"), layout))
+        found = list(search.candidates(chips.Topology("v5e:2x4"), layout))
         larger = next(pair for slice, pair in found if slice.name == "v5e:4x4")
         self.assertEqual(larger, ("batch:8,model:2", layout.strings[1]))
 
     def test_a_layout_that_divides_no_batch_grows_into_others(self):
         layout = Layout("model:8", "expert_hidden:model")
-        found = list(rehearsal_search.candidates(chips.Topology("v5e:2x4"), layout))
+        found = list(search.candidates(chips.Topology("v5e:2x4"), layout))
         self.assertEqual(found[0][1], ("batch:8", "batch:batch,experts:batch"))
 
     def search(self, argument_bytes, totals):
@@ -176,12 +176,12 @@ class SearchTest(unittest.TestCase):
         compile_step = unittest.mock.Mock()
         compile_step.side_effect = [compiler.Outcome(None, {"total": total}) for total in totals]
         with (
-            unittest.mock.patch.object(rehearsal_step, "on_devices", steps),
+            unittest.mock.patch.object(train_step, "on_devices", steps),
             unittest.mock.patch.object(compiler, "compile_step", compile_step),
             unittest.mock.patch.object(compiler, "devices"),
-            unittest.mock.patch.object(rehearsal_search, "Layout"),
+            unittest.mock.patch.object(search, "Layout"),
         ):
-            found = rehearsal_search.nearest(None, chips.Topology("v5e:2x4"), Layout(*SPLIT))
+            found = search.nearest(None, chips.Topology("v5e:2x4"), Layout(*SPLIT))
         return found, compile_step.call_count
 
     def test_the_first_that_fits_is_proposed(self):
@@ -193,7 +193,7 @@ class SearchTest(unittest.TestCase):
         self.assertEqual(compiled, 2)
 
     def test_it_gives_up_after_some_trials(self):
-        many = rehearsal_search.TRIALS
+        many = search.TRIALS
         self.assertEqual(self.search([1] * many, [2**40] * many), (None, many))
 
 

@@ -13,9 +13,9 @@ import model_helpers
 from keras_switch.layers import SwitchDense
 from keras_switch.tpu import Mesh
 from keras_switch.tpu import Rehearsal
-from keras_switch.tpu import compiler
-from keras_switch.tpu import rehearsal_run
 from keras_switch.tpu import rehearse
+from keras_switch.tpu.rehearsal import compiler
+from keras_switch.tpu.rehearsal import run
 from keras_switch.training import Adafactor
 
 GIB = 2**30
@@ -99,7 +99,7 @@ class ArgumentsTest(unittest.TestCase):
 
     def setUp(self):
         # The module, which the function of the same name hides.
-        module = importlib.import_module("keras_switch.tpu.rehearse")
+        module = importlib.import_module("keras_switch.tpu.rehearsal.rehearse")
         patch = unittest.mock.patch.object(module, "_check_installed")
         patch.start()
         self.addCleanup(patch.stop)
@@ -147,7 +147,7 @@ class ClassesTest(unittest.TestCase):
     def test_the_other_process_imports_the_classes(self):
         optimizer = keras.saving.serialize_keras_object(Adafactor())
         with unittest.mock.patch.object(importlib, "import_module") as imported:
-            rehearsal_run.import_classes([{"optimizer": optimizer, "loss": "mse"}])
+            run.import_classes([{"optimizer": optimizer, "loss": "mse"}])
         names = {call.args[0] for call in imported.call_args_list}
         self.assertEqual(names, {"keras_switch.training.adafactor"})
 
@@ -165,7 +165,7 @@ class ClassesTest(unittest.TestCase):
             path = pathlib.Path(directory) / "request.json"
             path.write_text(json.dumps(request))
             with unittest.mock.patch.object(compiler, "devices", lambda _: jax.devices("cpu")):
-                rehearsal_run.main(path)
+                run.main(path)
             self.assertIn("Could not locate class 'Mine'", json.loads(path.read_text())["error"])
 
 

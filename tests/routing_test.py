@@ -9,7 +9,7 @@ from keras import ops
 from reference import assign
 from reference import softmax
 
-from keras_switch.layers import dispatch
+from keras_switch.layers import placement
 from keras_switch.layers import routing
 
 
@@ -80,9 +80,9 @@ class PlanTest(parameterized.TestCase):
         likelihood = likelihood if priority == "probability" else None
         args = (choices, ops.array(mask), num_experts, slots, likelihood)
         if overflow == "reroute":
-            plan, _ = dispatch.plan_with_rerouting(*args)
+            plan, _ = placement.plan_with_rerouting(*args)
         else:
-            plan = dispatch.plan(*args)
+            plan = placement.plan(*args)
         slot, entry = (ops.convert_to_numpy(x) for x in (plan.slots_GKS, plan.entries_GN))
         for group in range(groups):
             expected = np.full(slot.shape[1:], -1)
@@ -118,7 +118,7 @@ class PlanTest(parameterized.TestCase):
 
     def test_earliest_tokens_win(self):
         choices = ops.zeros((1, 10, 1), "int32")
-        plan = dispatch.plan(choices, ops.ones((1, 10), "bool"), 2, 4)
+        plan = placement.plan(choices, ops.ones((1, 10), "bool"), 2, 4)
         slots = ops.convert_to_numpy(plan.slots_GKS)[0, 0]
         np.testing.assert_array_equal(slots, [0, 1, 2, 3, -1, -1, -1, -1, -1, -1])
 
@@ -126,7 +126,7 @@ class PlanTest(parameterized.TestCase):
         p = softmax(np.tile(np.arange(8.0)[::-1], (1, 16, 1)) / 10).astype("float32")
         choices = routing.select(ops.array(p), 4)
         mask = ops.ones((1, 16), "bool")
-        plan, experts = dispatch.plan_with_rerouting(choices, mask, 8, 4)
+        plan, experts = placement.plan_with_rerouting(choices, mask, 8, 4)
         np.testing.assert_array_equal(ops.convert_to_numpy(plan.slots_GKS)[0, 0], np.arange(16))
         self.assertEqual(ops.convert_to_numpy(experts)[0, 15, 0], 3)
 

@@ -6,7 +6,7 @@ from keras import ops
 from switch_helpers import tokens
 
 from keras_switch.layers import SwitchDense
-from keras_switch.layers import dispatch
+from keras_switch.layers import placement
 
 BAD_ARGUMENTS = [
     ({"num_experts": 0}, "`num_experts` must be a positive integer. Received: num_experts=0"),
@@ -94,7 +94,7 @@ class BadInputTest(parameterized.TestCase):
     def test_groups_too_large_for_integers(self):
         experts = keras.KerasTensor((1, 2**20), dtype="int32")
         with self.assertRaisesRegex(ValueError, "`group_size`. Received: 1048576 choices"):
-            dispatch.sort_by_expert(experts, 2048)
+            placement.sort_by_expert(experts, 2048)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from t5x_helpers import CheckpointTest
 from t5x_helpers import in_zarr
 from t5x_helpers import write
 
-from keras_switch.export.convert import load
+from keras_switch.weights.convert import load
 
 
 class T5XArraysTest(CheckpointTest):

@@ -16,8 +16,8 @@ from t5x_helpers import packed
 from t5x_helpers import tensors
 from t5x_helpers import write
 
-from keras_switch.export.convert import convert
-from keras_switch.export.convert import load
+from keras_switch.weights.convert import convert
+from keras_switch.weights.convert import load
 
 
 class T5XWeightsTest(unittest.TestCase):

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from sentencepiece import sentencepiece_model_pb2
 
-from keras_switch import files
+from keras_switch import atomic
 
 PAD, EOS, UNK = 0, 1, 2
 MAX_SENTENCE_BYTES = 4192
@@ -120,7 +120,7 @@ class Vocabulary:
 
     def save(self, path):
         """Writes the vocabulary, whole or not at all."""
-        with files.whole(path) as beside:
+        with atomic.whole(path) as beside:
             beside.write_bytes(self.model)
 
 

@@ -1,7 +1,6 @@
-"""SavedModels for TensorFlow Serving, and weights from and to the formats of others."""
+"""SavedModels for TensorFlow Serving."""
 
 from keras_switch.export.ask import ask_in_another_process
-from keras_switch.export.convert import convert
 from keras_switch.export.saved_model import check_backend
 from keras_switch.export.saved_model import export_saved_model
 from keras_switch.export.text_model import export_text_model
@@ -9,7 +8,6 @@ from keras_switch.export.text_model import export_text_model
 __all__ = [
     "ask_in_another_process",
     "check_backend",
-    "convert",
     "export_saved_model",
     "export_text_model",
 ]

@@ -5,7 +5,7 @@ import pathlib
 import keras
 import tensorflow as tf
 
-from keras_switch import files
+from keras_switch import atomic
 from keras_switch.layers import dropless
 
 
@@ -68,7 +68,7 @@ def write(model, function, signature, path, resources=()):
             return function(*inputs)
 
     archive.add_endpoint("serving_default", serve, input_signature=signature)
-    with files.whole(version) as beside:
+    with atomic.whole(version) as beside:
         archive.write_out(beside, verbose=False)
     return version
 

@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from keras_switch.layers import checks
+from keras_switch import checks
 from keras_switch.layers.switch_dense import SwitchDense
 
 # The block has these as arguments of its own, or sets them.

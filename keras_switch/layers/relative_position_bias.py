@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_switch.layers import checks
+from keras_switch import checks
 
 
 def relative_position_bucket(relative_position, bidirectional, num_buckets, max_distance):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_switch.layers import checks
+from keras_switch import checks
 from keras_switch.layers import router
 
 

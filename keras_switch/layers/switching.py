@@ -4,12 +4,15 @@ import typing
 
 from keras import ops
 
+from keras_switch import backend
 from keras_switch.layers import dispatch
-from keras_switch.layers import experts
+from keras_switch.layers import noise
+from keras_switch.layers import placement
 from keras_switch.layers import router
 from keras_switch.layers import routing
 from keras_switch.layers import routing_figures
 from keras_switch.layers import scopes
+from keras_switch.layers.experts import Experts
 
 
 class Weights(typing.NamedTuple):
@@ -80,17 +83,17 @@ class Switching:
         record, plan, first_GS = self._route(weights, x_GSD, mask_GS)
         layer = self.layer
         kernels = (weights.kernel_in, weights.kernel_gate, weights.kernel_out)
-        own_experts = experts.Experts(*kernels, layer.activation)
+        own_experts = Experts(*kernels, layer.activation)
         dropout = None
         if weights.dropout_seed is not None:
             dropout = (layer.expert_dropout, weights.dropout_seed)
         if self.is_dropless:
             chosen_GSK = ops.where(mask_GS[..., None], record.experts, layer.num_experts)
             args = (own_experts, x_GSD, chosen_GSK, record.gates, self.parallelism, dropout)
-            outputs_GSD = experts.over_rows(*args)
+            outputs_GSD = over_rows(*args)
         else:
             args = (own_experts, x_GSD, plan, record.gates, self.parallelism, dropout)
-            outputs_GSD = experts.over_slots(*args)
+            outputs_GSD = over_slots(*args)
         if not self.training:
             return Results(outputs_GSD, None, None, None)
         mask_GS = ops.cast(mask_GS, "float32")
@@ -142,5 +145,102 @@ class Switching:
             likelihood_GSK = routing.gates(p_GSE, choices_GSK, renormalise=False)
         args = (choices_GSK, mask_GS, layer.num_experts, capacity, likelihood_GSK)
         if reroutes:
-            return dispatch.plan_with_rerouting(*args)
-        return dispatch.plan(*args), choices_GSK
+            return placement.plan_with_rerouting(*args)
+        return placement.plan(*args), choices_GSK
+
+
+def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):
+    """Runs every expert on its slots.
+
+    Args:
+        experts: `Experts`.
+        x_GSD: Tensor. The tokens.
+        plan: `placement.Plan` of the groups.
+        gates_GSK: float32 tensor. What multiplies each expert's output.
+        parallelism: `Parallelism`.
+        dropout: Pair of a rate and a seed of the hidden dropout, or `None`.
+
+    Returns:
+        Tensor `(G, S, D)`; zeros where a token has no slot.
+    """
+    num_experts = plan.counts_GE.shape[-1]
+    x_GND = dispatch.dispatch(x_GSD, plan)
+    num_groups, num_slots, dim = ops.shape(x_GND)
+    capacity = num_slots // num_experts
+    x_GECD = ops.reshape(x_GND, (num_groups, num_experts, capacity, dim))
+    x_EGCD = _swap_first_two(parallelism.to_experts(x_GECD))
+    shape = ops.shape(x_EGCD)[:3]
+
+    def drop(hidden_ENF):
+        if dropout is None:
+            return hidden_ENF
+        hidden_EGCF = ops.reshape(hidden_ENF, (*shape, hidden_ENF.shape[-1]))
+        expert, _, slot, _ = noise.indices(ops.shape(hidden_EGCF))
+        expert = expert + parallelism.first("experts", shape[0])
+        group_G = parallelism.gathered_indices(num_groups)
+        position = (group_G[:, None, None], expert * capacity + slot, experts.columns(parallelism))
+        return ops.reshape(noise.dropout(hidden_EGCF, *dropout, *position), ops.shape(hidden_ENF))
+
+    x_END = ops.reshape(x_EGCD, (shape[0], -1, dim))
+    y_END = experts.compute(x_END, ops.matmul, drop)
+    y_EGCD = ops.reshape(y_END, (*shape, y_END.shape[-1]))
+    y_GECD = parallelism.to_tokens(_swap_first_two(y_EGCD))
+    y_GND = ops.reshape(y_GECD, (num_groups, num_slots, y_END.shape[-1]))
+    return dispatch.combine(y_GND, plan, gates_GSK)
+
+
+def over_rows(experts, x_GSD, experts_GSK, gates_GSK, parallelism, dropout):
+    """Runs every expert on its own rows, however many they are.
+
+    Where experts are split, each core takes the tokens of all cores that share them, computes
+    its own experts' rows, and the outputs are summed.
+
+    Args:
+        experts: `Experts`.
+        x_GSD: Tensor. The tokens.
+        experts_GSK: int32 tensor. The experts of each token, the number of all experts for
+            none.
+        gates_GSK: float32 tensor. What multiplies each expert's output.
+        parallelism: `Parallelism`.
+        dropout: Pair of a rate and a seed of the hidden dropout, or `None`.
+
+    Returns:
+        Tensor `(G, S, D)`; zeros for tokens without an expert.
+    """
+    local_groups = ops.shape(x_GSD)[0]
+    x_GSD, experts_GSK, gates_GSK = (parallelism.gather(x) for x in (x_GSD, experts_GSK, gates_GSK))
+    num_groups, size, dim = ops.shape(x_GSD)
+    num_experts = experts.kernel_in.shape[0]
+    plan = placement.plan_dropless(
+        experts_GSK - parallelism.first("experts", num_experts), num_experts
+    )
+    x_ND = ops.reshape(dispatch.dispatch(ops.reshape(x_GSD, (1, -1, dim)), plan), (-1, dim))
+
+    def matmul(x, kernels):
+        return backend.grouped_matmul(x, kernels, plan.counts_GE[0])
+
+    def drop(hidden_NF):
+        if dropout is None:
+            return hidden_NF
+        num_tokens = num_groups * size
+        entry_N = plan.entries_GN[0]
+        row_N = entry_N // num_tokens * size + entry_N % size
+        group_N = ops.take(
+            parallelism.gathered_indices(local_groups), entry_N % num_tokens // size, axis=0
+        )
+        position = (group_N[:, None], row_N[:, None], experts.columns(parallelism))
+        return noise.dropout(hidden_NF, *dropout, *position)
+
+    y_ND = experts.compute(x_ND, matmul, drop)
+    gates_1TK = ops.reshape(gates_GSK, (1, -1, gates_GSK.shape[-1]))
+    y_1TD = dispatch.combine(y_ND[None], plan, gates_1TK)
+    y_GSD = ops.reshape(y_1TD, (num_groups, size, y_ND.shape[-1]))
+    return parallelism.scatter_sum(y_GSD)
+
+
+def _swap_first_two(x):
+    """Transposes the first two axes; a reshape where one of them has size one."""
+    shape = ops.shape(x)
+    if x.shape[0] == 1 or x.shape[1] == 1:
+        return ops.reshape(x, (shape[1], shape[0], *shape[2:]))
+    return ops.transpose(x, (1, 0, 2, 3))

@@ -1,6 +1,6 @@
 """Checks of what a backbone is made of; the blocks check the rest."""
 
-from keras_switch.layers import checks
+from keras_switch import checks
 
 SIZES = (
     "vocabulary_size",

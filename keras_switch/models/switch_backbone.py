@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
+from keras_switch import checks
 from keras_switch.layers import RelativePositionBias
 from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import activations
 from keras_switch.layers import attention_masks
-from keras_switch.layers import checks
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.initializers import UntiedEmbedding
 from keras_switch.layers.initializers import offset

@@ -5,7 +5,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_switch.layers import checks
+from keras_switch import checks
 from keras_switch.layers import parallelism
 from keras_switch.models import cached_decoding
 from keras_switch.models import losses

@@ -3,7 +3,7 @@
 import keras
 import keras_hub
 
-from keras_switch.layers import checks
+from keras_switch import checks
 from keras_switch.models import preset_folders
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_text_classifier_preprocessor import SwitchTextClassifierPreprocessor

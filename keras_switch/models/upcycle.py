@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_switch.layers import checks
+from keras_switch import checks
 
 # A new router's logits have about this deviation: experts are chosen, and all probabilities even.
 LOGITS_DEVIATION = 2e-3

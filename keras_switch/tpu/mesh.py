@@ -47,9 +47,9 @@ class Mesh:
     def __init__(self, shape, layout, devices=None):
         self.layout = Layout(shape, layout)
         if keras.config.backend() == "tensorflow":
-            from keras_switch.tpu.replicas import Replicas as Backend
+            from keras_switch.tpu.tensorflow.replicas import Replicas as Backend
         else:
-            from keras_switch.tpu.shards import Shards as Backend
+            from keras_switch.tpu.jax.shards import Shards as Backend
         self._backend = Backend(self.layout, devices)
 
     def __repr__(self):

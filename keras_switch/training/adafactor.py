@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_switch.layers import checks
+from keras_switch import checks
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")

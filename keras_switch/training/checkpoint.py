@@ -9,7 +9,7 @@ import shutil
 import keras
 import numpy as np
 
-from keras_switch import files
+from keras_switch import atomic
 
 MODEL_NAME, STATE_NAME = "model.keras", "state.json"
 _PREFIX = "step-"
@@ -159,7 +159,7 @@ class Checkpoint(keras.callbacks.Callback):
         # The metrics of a finished epoch are in the history, and start anew.
         state.metrics = _values(_named(self.model.metrics_variables)) if state.epoch_step else {}
         state.parts = {name: part.get_state() for name, part in self.parts.items()}
-        with files.whole(path) as beside:
+        with atomic.whole(path) as beside:
             beside.mkdir()
             self.model.save(beside / MODEL_NAME)
             (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)))

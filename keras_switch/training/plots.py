@@ -5,7 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from keras_switch import files
+from keras_switch import atomic
 
 TRAIN_COLOR, VALIDATION_COLOR = "#4269d0", "#d1495b"
 
@@ -87,5 +87,5 @@ def plot_loads(windows, path, steps_per_window):
 def _save(figure, path):
     """Writes a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    with files.whole(path) as beside:
+    with atomic.whole(path) as beside:
         figure.savefig(beside, format="png", dpi=150)

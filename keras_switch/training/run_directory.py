@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 
-from keras_switch import files
+from keras_switch import atomic
 
 NAME = "config.json"
 
@@ -65,7 +65,7 @@ def write_settings(settings, lines, directory):
     """Writes the settings and the digest of the corpus: from now on there is a run to resume."""
     path = pathlib.Path(directory) / NAME
     text = json.dumps({"settings": settings, "corpus_sha256": digest(lines)}, indent=2)
-    with files.whole(path) as beside:
+    with atomic.whole(path) as beside:
         beside.write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -57,7 +57,7 @@ def devices(topology):
 
 
 def compile_step(step):
-    """Compiles a `rehearsal_step.Step`; returns an `Outcome`."""
+    """Compiles a `train_step.Step`; returns an `Outcome`."""
     try:
         executable = step.lower().compile()
     except jax.errors.JaxRuntimeError as error:

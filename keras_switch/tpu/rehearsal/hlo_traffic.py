@@ -6,7 +6,7 @@ XLA's own figure, "bytes accessed", also counts what stays in the core's vector 
 import re
 import typing
 
-from keras_switch.tpu import hlo
+from keras_switch.tpu.rehearsal import hlo
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _TENSOR = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")

@@ -7,7 +7,7 @@ import zipfile
 import ml_dtypes
 import safetensors
 
-from keras_switch.export import folders
+from keras_switch.weights import untrusted_folder
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -38,7 +38,7 @@ class Tensors:
         self.shapes = {}
         listed = _read_index(folder, name) if name.endswith(".json") else {name: None}
         for file_name, expected in listed.items():
-            path = folders.inside(folder, file_name)
+            path = untrusted_folder.inside(folder, file_name)
             file = open_file(path)
             if expected is not None and expected != file.shapes.keys():
                 wrong = sorted(expected ^ file.shapes.keys())
@@ -56,7 +56,7 @@ class Tensors:
 
 def _read_index(folder, name):
     """Returns a dictionary from names of files to sets of names of tensors."""
-    places = folders.read_json(folder, name).get("weight_map")
+    places = untrusted_folder.read_json(folder, name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(
             "An index must have a `weight_map`, an object that names the file of each tensor. "
@@ -64,7 +64,7 @@ def _read_index(folder, name):
         )
     listed = {}
     for tensor, file_name in places.items():
-        folders.inside(folder, file_name)
+        untrusted_folder.inside(folder, file_name)
         listed.setdefault(file_name, set()).add(tensor)
     return listed
 

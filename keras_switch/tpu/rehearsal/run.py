@@ -1,6 +1,6 @@
 """A rehearsal on the JAX backend, in this process or (`python -m`) in one of its own.
 
-    KERAS_BACKEND=jax python -m keras_switch.tpu.rehearsal_run REQUEST.json
+    KERAS_BACKEND=jax python -m keras_switch.tpu.rehearsal.run REQUEST.json
 
 replaces the request by the answer.
 """
@@ -11,20 +11,20 @@ import json
 import pathlib
 import sys
 
-from keras_switch.tpu import compiler
-from keras_switch.tpu import hlo
-from keras_switch.tpu import hlo_traffic
-from keras_switch.tpu import rehearsal_search
-from keras_switch.tpu import rehearsal_step
-from keras_switch.tpu.chips import Topology
 from keras_switch.tpu.layout import Layout
+from keras_switch.tpu.rehearsal import compiler
+from keras_switch.tpu.rehearsal import hlo
+from keras_switch.tpu.rehearsal import hlo_traffic
+from keras_switch.tpu.rehearsal import search
+from keras_switch.tpu.rehearsal import train_step
+from keras_switch.tpu.rehearsal.chips import Topology
 
 
 def run(request):
     """Compiles a train step for a slice.
 
     Args:
-        request: Dict of the fields of `rehearsal_step.Program`, and `topology`, `mesh` (two
+        request: Dict of the fields of `train_step.Program`, and `topology`, `mesh` (two
             strings), `program` (what to say was compiled) and `search`.
 
     Returns:
@@ -33,7 +33,7 @@ def run(request):
     Raises:
         ValueError: as `rehearse` says.
     """
-    program = rehearsal_step.Program(*(request[name] for name in rehearsal_step.Program._fields))
+    program = train_step.Program(*(request[name] for name in train_step.Program._fields))
     topology, layout = Topology(request["topology"]), Layout(*request["mesh"])
     if layout.num_cores != topology.num_cores:
         raise ValueError(
@@ -41,7 +41,7 @@ def run(request):
             f"equal. Received: {layout}, topology={topology.name!r}"
         )
     devices = compiler.devices(topology)
-    step = rehearsal_step.on_devices(program, layout, devices)
+    step = train_step.on_devices(program, layout, devices)
     outcome = compiler.compile_step(step)
     result = {
         "model": _describe(step),
@@ -67,14 +67,14 @@ def run(request):
             "links": sum(row["seconds"] for row in result["collectives"]),
         }
     if request["search"] and outcome.memory["total"] > topology.hbm:
-        result["proposal"] = rehearsal_search.nearest(program, topology, layout)
+        result["proposal"] = search.nearest(program, topology, layout)
     return result
 
 
 def _describe(step):
     model = step.model
     batch = ", ".join(
-        f"{shape.dtype} {tuple(shape.shape)}" for shape in rehearsal_step.leaves(step.data[0])
+        f"{shape.dtype} {tuple(shape.shape)}" for shape in train_step.leaves(step.data[0])
     )
     return (
         f"{model.name}: {model.count_params():,} parameters, trained by "
@@ -108,7 +108,7 @@ def _collectives(text, topology, coordinates):
 
 def _flops(compiled, program, topology):
     """Operations of a core; and with the further passes of float32 products, which none counts."""
-    step = rehearsal_step.on_one_core(program, topology.num_cores)
+    step = train_step.on_one_core(program, topology.num_cores)
     ideal, passes = (flops / topology.num_cores for flops in step.matmul_flops())
     flops = {"compiled": compiled, "ideal": ideal, "ratio": compiled / ideal}
     return flops, compiled + passes - ideal

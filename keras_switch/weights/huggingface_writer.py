@@ -9,10 +9,10 @@ import typing
 import keras
 import numpy as np
 
-from keras_switch.export import huggingface_config
-from keras_switch.export import huggingface_names
-from keras_switch.export.source import Entry
-from keras_switch.export.source import weight_shapes
+from keras_switch.weights import huggingface_config
+from keras_switch.weights import huggingface_names
+from keras_switch.weights.source import Entry
+from keras_switch.weights.source import weight_shapes
 
 SHARD_BYTES = 5 * 10**9
 _DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}

@@ -9,11 +9,11 @@ import tensorflow as tf
 from keras_switch.layers import scopes
 from keras_switch.layers.parallelism import Parallelism
 from keras_switch.tpu import cores
-from keras_switch.tpu import exchange
-from keras_switch.tpu import optimizers
-from keras_switch.tpu.split_variable import Split
-from keras_switch.tpu.split_variable import SplitVariable
-from keras_switch.tpu.strategy import extend
+from keras_switch.tpu.tensorflow import exchange
+from keras_switch.tpu.tensorflow import optimizers
+from keras_switch.tpu.tensorflow.split_variable import Split
+from keras_switch.tpu.tensorflow.split_variable import SplitVariable
+from keras_switch.tpu.tensorflow.strategy import extend
 
 
 class Replicas:

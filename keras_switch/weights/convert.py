@@ -6,19 +6,19 @@ import keras
 import ml_dtypes  # noqa: F401 (gives numpy its bfloat16)
 import numpy as np
 
-from keras_switch import files
+from keras_switch import atomic
 from keras_switch import models
-from keras_switch.export import source as sources
-from keras_switch.export.huggingface import HuggingFace
-from keras_switch.export.huggingface_writer import check_huggingface
-from keras_switch.export.huggingface_writer import write_huggingface
-from keras_switch.export.keras_folder import is_keras_folder
-from keras_switch.export.keras_folder import load_keras
-from keras_switch.export.keras_folder import make_preprocessor
-from keras_switch.export.keras_folder import write_keras
-from keras_switch.export.mesh_tensorflow import MeshTensorFlow
-from keras_switch.export.t5x import T5X
 from keras_switch.layers import scopes
+from keras_switch.weights import source as sources
+from keras_switch.weights.huggingface import HuggingFace
+from keras_switch.weights.huggingface_writer import check_huggingface
+from keras_switch.weights.huggingface_writer import write_huggingface
+from keras_switch.weights.keras_folder import is_keras_folder
+from keras_switch.weights.keras_folder import load_keras
+from keras_switch.weights.keras_folder import make_preprocessor
+from keras_switch.weights.keras_folder import write_keras
+from keras_switch.weights.mesh_tensorflow import MeshTensorFlow
+from keras_switch.weights.t5x import T5X
 
 SOURCES = (HuggingFace, T5X, MeshTensorFlow)
 WRITERS = {"keras": write_keras, "huggingface": write_huggingface}
@@ -61,7 +61,7 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
             "`output` must not exist: name another folder, or remove it. "
             f"Received: output={str(output)!r}"
         )
-    with files.whole(output) as beside:
+    with atomic.whole(output) as beside:
         beside.mkdir()
         model, assumed = _read(input, dtype, verbose, CHECKS.get(to))
         WRITERS[to](model, beside, verbose)

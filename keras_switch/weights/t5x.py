@@ -2,9 +2,9 @@
 
 import re
 
-from keras_switch.export import folders
-from keras_switch.export import t5x_tensors
-from keras_switch.export.unconfigured import Unconfigured
+from keras_switch.weights import t5x_tensors
+from keras_switch.weights import untrusted_folder
+from keras_switch.weights.source_without_config import Unconfigured
 
 _INDEX = "checkpoint"
 _VERSIONS = (2, 3)
@@ -75,7 +75,7 @@ class T5X(Unconfigured):
     def __init__(self, path):
         super().__init__(path)
         file = _index(path)
-        file = folders.inside(file.parent, file.name)
+        file = untrusted_folder.inside(file.parent, file.name)
         try:
             contents = t5x_tensors.unpack(file)
         except ValueError as error:

@@ -7,7 +7,7 @@ import tempfile
 import unittest
 import unittest.mock
 
-from keras_switch import files
+from keras_switch import atomic
 
 
 class WholeTest(unittest.TestCase):
@@ -22,7 +22,7 @@ class WholeTest(unittest.TestCase):
     def test_a_file_appears_at_the_end_and_replaces_an_older_one(self):
         path = self.directory / "new" / "file.txt"
         for text in ("first", "second"):
-            with files.whole(str(path)) as beside:
+            with atomic.whole(str(path)) as beside:
                 beside.write_text(text)
                 self.assertEqual(path.exists(), text == "second")
             self.assertEqual(path.read_text(), text)
@@ -34,7 +34,7 @@ class WholeTest(unittest.TestCase):
         def sync(written):
             synced.append((written.name, path.exists()))
 
-        with unittest.mock.patch.object(files, "sync", sync), files.whole(path) as beside:
+        with unittest.mock.patch.object(atomic, "sync", sync), atomic.whole(path) as beside:
             (beside / "inner").mkdir(parents=True)
             (beside / "inner" / "file").touch()
         before = {("inner", False), ("file", False), (beside.name, False)}
@@ -44,10 +44,10 @@ class WholeTest(unittest.TestCase):
     def test_an_error_leaves_what_was_there(self):
         path = self.directory / "file"
         path.write_text("before")
-        with self.assertRaisesRegex(OSError, "full"), files.whole(path) as beside:
+        with self.assertRaisesRegex(OSError, "full"), atomic.whole(path) as beside:
             beside.write_text("half")
             raise OSError("full")
-        with self.assertRaises(FileNotFoundError), files.whole(path):
+        with self.assertRaises(FileNotFoundError), atomic.whole(path):
             pass
         self.assertEqual((self.names(), path.read_text()), (["file"], "before"))
 
@@ -59,7 +59,7 @@ class WholeTest(unittest.TestCase):
         killed.wait()
         for make in (pathlib.Path.mkdir, pathlib.Path.touch):
             make(self.leftover(socket.gethostname(), killed.pid))
-            with files.whole(self.directory / "file") as beside:
+            with atomic.whole(self.directory / "file") as beside:
                 self.assertFalse(beside.exists())
                 beside.touch()
             self.assertEqual(self.names(), ["file"])
@@ -68,23 +68,23 @@ class WholeTest(unittest.TestCase):
         running = self.leftover(socket.gethostname(), os.getppid())
         elsewhere = self.leftover(f"{socket.gethostname()}-2", 2**22 + 1)
         running.touch(), elsewhere.touch()
-        with files.whole(self.directory / "file") as beside:
+        with atomic.whole(self.directory / "file") as beside:
             beside.touch()
         self.assertEqual(self.names(), sorted(["file", running.name, elsewhere.name]))
 
     def test_writers_at_once_do_not_mix(self):
         path = self.directory / "folder"
-        with self.assertRaisesRegex(OSError, "not empty"), files.whole(path) as one:
+        with self.assertRaisesRegex(OSError, "not empty"), atomic.whole(path) as one:
             one.mkdir()
             (one / "a").touch()
-            with files.whole(path) as other:
+            with atomic.whole(path) as other:
                 other.mkdir()
                 (other / "b").touch()
         self.assertEqual(self.names(), ["folder", "folder/b"])
 
     def test_a_full_folder_is_not_replaced(self):
         (self.directory / "folder" / "inner").mkdir(parents=True)
-        with self.assertRaises(OSError), files.whole(self.directory / "folder") as beside:
+        with self.assertRaises(OSError), atomic.whole(self.directory / "folder") as beside:
             beside.mkdir()
         self.assertEqual(self.names(), ["folder", "folder/inner"])
 

@@ -10,7 +10,7 @@ import keras
 
 from keras_switch.layers import parallelism
 from keras_switch.layers import scopes
-from keras_switch.tpu import sharding
+from keras_switch.tpu.jax import sharding
 
 
 class Program(typing.NamedTuple):

@@ -10,11 +10,11 @@ import tempfile
 
 import keras
 
-from keras_switch.layers import checks
+from keras_switch import checks
 from keras_switch.layers import parallelism
 from keras_switch.layers import scopes
-from keras_switch.tpu.chips import Topology
-from keras_switch.tpu.rehearsal import Rehearsal
+from keras_switch.tpu.rehearsal.chips import Topology
+from keras_switch.tpu.rehearsal.report import Rehearsal
 
 
 def rehearse(
@@ -92,7 +92,7 @@ def rehearse(
         "program": "The train step of the JAX backend.",
     }
     if keras.config.backend() == "jax":
-        from keras_switch.tpu.rehearsal_run import run
+        from keras_switch.tpu.rehearsal.run import run
 
         return Rehearsal.from_dict(run(request))
     request["program"] = (
@@ -191,7 +191,7 @@ def _run_elsewhere(request):
             "KERAS_BACKEND": "jax",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        command = [sys.executable, "-m", "keras_switch.tpu.rehearsal_run", str(path)]
+        command = [sys.executable, "-m", "keras_switch.tpu.rehearsal.run", str(path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"The rehearsal's process failed:\n{done.stderr[-4000:]}")

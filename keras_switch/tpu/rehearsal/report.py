@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from keras_switch.tpu.chips import Topology
+from keras_switch.tpu.rehearsal.chips import Topology
 
 _PARTS = ("arguments", "temporaries", "outputs", "generated_code", "total")
 _BOUNDS = ("compute", "memory", "links")

@@ -3,11 +3,11 @@
 import math
 import os
 
-from keras_switch.export import folders
-from keras_switch.export import huggingface_config
-from keras_switch.export import huggingface_files
-from keras_switch.export import huggingface_names
-from keras_switch.export.source import Source
+from keras_switch.weights import huggingface_config
+from keras_switch.weights import huggingface_files
+from keras_switch.weights import huggingface_names
+from keras_switch.weights import untrusted_folder
+from keras_switch.weights.source import Source
 
 CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
 # T5's first release has it, and no implementation uses it.
@@ -31,7 +31,7 @@ class HuggingFace(Source):
 
     def __init__(self, path):
         super().__init__(path)
-        config = folders.read_json(path, CONFIG)
+        config = untrusted_folder.read_json(path, CONFIG)
         self._model_type = config.get("model_type")
         if self._model_type not in huggingface_config.MODEL_TYPES:
             known = " or ".join(huggingface_config.MODEL_TYPES)
@@ -43,9 +43,9 @@ class HuggingFace(Source):
         self.names_and_shapes = dict(self._tensors.shapes)
         self._check_numbers(config)
         self.arguments = huggingface_config.to_arguments(config)
-        self.spiece = folders.read_spiece(path)
+        self.spiece = untrusted_folder.read_spiece(path)
         if os.path.lexists(path / TOKENIZER):
-            tokenizer = folders.read_json(path, TOKENIZER)
+            tokenizer = untrusted_folder.read_json(path, TOKENIZER)
             self.num_sentinels = tokenizer.get("extra_ids", self.num_sentinels)
         self._same = {}
         self._find_duplicates(may_share=config.get("tie_word_embeddings") is not False)

@@ -12,8 +12,8 @@ from keras import ops
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from keras_switch.tpu import exchange
-from keras_switch.tpu.split_variable import SplitVariable
+from keras_switch.tpu.tensorflow import exchange
+from keras_switch.tpu.tensorflow.split_variable import SplitVariable
 
 
 class Sums:

@@ -6,8 +6,8 @@ import keras
 
 from keras_switch.layers import parallelism
 from keras_switch.tpu import cores
-from keras_switch.tpu.sharding import MeshDistribution
-from keras_switch.tpu.sharding import ShardedExperts
+from keras_switch.tpu.jax.sharding import MeshDistribution
+from keras_switch.tpu.jax.sharding import ShardedExperts
 
 
 class Shards:

@@ -1,8 +1,8 @@
 """The nearest layout, or the nearest larger slice, that holds a program."""
 
-from keras_switch.tpu import compiler
-from keras_switch.tpu import rehearsal_step
 from keras_switch.tpu.layout import Layout
+from keras_switch.tpu.rehearsal import compiler
+from keras_switch.tpu.rehearsal import train_step
 
 # Every trial takes as long as the rehearsal itself.
 TRIALS = 4
@@ -58,7 +58,7 @@ def nearest(program, topology, layout):
     arguments alone need more memory than there is. At most `TRIALS` are compiled.
 
     Args:
-        program: `rehearsal_step.Program`.
+        program: `train_step.Program`.
         topology: `Topology`.
         layout: `Layout`.
 
@@ -68,7 +68,7 @@ def nearest(program, topology, layout):
     trials = 0
     for larger, pair in candidates(topology, layout):
         try:
-            step = rehearsal_step.on_devices(program, Layout(*pair), compiler.devices(larger))
+            step = train_step.on_devices(program, Layout(*pair), compiler.devices(larger))
             needed = step.argument_bytes
         except ValueError:
             continue

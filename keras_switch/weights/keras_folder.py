@@ -5,9 +5,9 @@ import os
 from keras import ops
 
 from keras_switch import models
-from keras_switch.export import folders
-from keras_switch.export import source as sources
 from keras_switch.layers import scopes
+from keras_switch.weights import source as sources
+from keras_switch.weights import untrusted_folder
 
 _CONFIG, _TASK = "config.json", "task.json"
 _BACKBONE, _MODEL = "keras_switch>SwitchBackbone", "keras_switch>SwitchSeq2SeqLM"
@@ -16,7 +16,7 @@ _BACKBONE, _MODEL = "keras_switch>SwitchBackbone", "keras_switch>SwitchSeq2SeqLM
 def is_keras_folder(path):
     """Whether a folder holds a configuration of KerasHub's."""
     try:
-        return "registered_name" in folders.read_json(path, _CONFIG)
+        return "registered_name" in untrusted_folder.read_json(path, _CONFIG)
     except (ValueError, FileNotFoundError):
         return False
 
@@ -65,10 +65,10 @@ def _check_size(path, check):
 
 def _backbone_config(path):
     """The configuration that the model is made of: that in task.json, if there is one."""
-    config = folders.read_json(path, _CONFIG)
+    config = untrusted_folder.read_json(path, _CONFIG)
     _check_class(path, _CONFIG, config, _BACKBONE)
     if os.path.lexists(path / _TASK):
-        task = folders.read_json(path, _TASK)
+        task = untrusted_folder.read_json(path, _TASK)
         _check_class(path, _TASK, task, _MODEL)
         config = task["config"]["backbone"]
         _check_class(path, _TASK, config, _BACKBONE)

@@ -6,8 +6,8 @@ import re
 
 import tensorflow as tf
 
-from keras_switch.export import folders
-from keras_switch.export.unconfigured import Unconfigured
+from keras_switch.weights import untrusted_folder
+from keras_switch.weights.source_without_config import Unconfigured
 
 _STATE = "checkpoint"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -113,7 +113,7 @@ class MeshTensorFlow(Unconfigured):
 
     def _latest(self, folder):
         """Prefix of the checkpoint that the file `checkpoint` names."""
-        folders.inside(folder, _STATE)
+        untrusted_folder.inside(folder, _STATE)
         state = tf.train.get_checkpoint_state(str(folder))
         if state is None:
             raise self.error("has a broken file `checkpoint`", "no model_checkpoint_path")

@@ -17,12 +17,12 @@ from t5x_helpers import write as write_t5x
 from tokenizer_helpers import spiece_model
 
 from keras_switch import models
-from keras_switch.export import source as sources
-from keras_switch.export.convert import abstract_backbone
-from keras_switch.export.convert import convert
-from keras_switch.export.convert import load
-from keras_switch.export.source import weight_shapes
-from keras_switch.export.unconfigured import Unconfigured
+from keras_switch.weights import source as sources
+from keras_switch.weights.convert import abstract_backbone
+from keras_switch.weights.convert import convert
+from keras_switch.weights.convert import load
+from keras_switch.weights.source import weight_shapes
+from keras_switch.weights.source_without_config import Unconfigured
 
 
 def describe(shapes, switch=None):

@@ -3,9 +3,9 @@
 import inspect
 
 from keras_switch import models
-from keras_switch.export import folders
-from keras_switch.export.source import Entry
-from keras_switch.export.source import Source
+from keras_switch.weights import untrusted_folder
+from keras_switch.weights.source import Entry
+from keras_switch.weights.source import Source
 
 SIDES = ("encoder", "decoder")
 
@@ -40,7 +40,7 @@ class Unconfigured(Source):
             self._entries[weight], shapes[weight] = _entry(weight, tensor, shape)
         self.arguments = _complete(_Shapes(self, shapes).arguments(), switch or {})
         self.assumed = _assumed(self.arguments, switch)
-        self.spiece = folders.read_spiece(folder)
+        self.spiece = untrusted_folder.read_spiece(folder)
 
     def table(self, shapes):
         return {weight: entry for weight, entry in self._entries.items() if weight in shapes}

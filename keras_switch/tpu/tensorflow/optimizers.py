@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_switch.tpu import exchange
-from keras_switch.tpu.replica_optimizer import ReplicaOptimizer
-from keras_switch.tpu.replica_optimizer import Sums
-from keras_switch.tpu.replica_optimizer import split_axes
+from keras_switch.tpu.tensorflow import exchange
+from keras_switch.tpu.tensorflow.replica_optimizer import ReplicaOptimizer
+from keras_switch.tpu.tensorflow.replica_optimizer import Sums
+from keras_switch.tpu.tensorflow.replica_optimizer import split_axes
 
 # A step of these looks at each element of a weight alone. So does ScheduleFreeAdamW's, but on
 # TensorFlow Keras reads its old momentum after replacing it: one core has nothing to be equal to.

@@ -1,6 +1,6 @@
 """Where Hugging Face keeps each weight: Switch Transformers' names, and T5's."""
 
-from keras_switch.export.source import Entry
+from keras_switch.weights.source import Entry
 
 SHARED = "shared.weight"
 # All hold the same values.

@@ -1,0 +1,1 @@
+"""Meshes on the JAX backend: a `keras.distribution` and `shard_map`."""

@@ -1,0 +1,1 @@
+"""The train step compiled for a TPU slice without a TPU."""

@@ -1,0 +1,1 @@
+"""Meshes on the TensorFlow backend: the replicas of a strategy."""
