@@ -37,7 +37,7 @@ held = sum(shard.data.size for shard in layer.kernel_in.value.addressable_shards
 mesh = keras.distribution.distribution().device_mesh.backend_mesh
 whole = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))
 weights = [np.asarray(whole(weight.value)).tolist() for weight in model.trainable_weights]
-entropy = layer.figures()["entropy"]
+entropy = layer.get_routing_metrics()["entropy"]
 print(json.dumps({"losses": losses, "weights": weights, "entropy": entropy, "held": held}))
 """
 

@@ -85,7 +85,7 @@ def compare_routers(model, saved):
         return call(layer, inputs, mask, training)
 
     for layer in layers.values():
-        layer.reset_figures()
+        layer.reset_routing_metrics()
     with unittest.mock.patch.object(SwitchDense, "call", spy):
         model.backbone(inputs_of(saved), training=True)
     masks = {"encoder": saved["attention_mask"], "decoder": saved["decoder_attention_mask"]}
@@ -94,13 +94,17 @@ def compare_routers(model, saved):
         mask = masks[name.split("/")[0]]
         errors["router logits"].append(largest(seen[id(layer)], saved[f"router/{name}"], mask))
         if "router_losses" in saved:
-            figures = layer.figures()
+            metrics = layer.get_routing_metrics()
             for key, kind in (("balance losses", "balance"), ("z-losses", "z")):
-                own = figures[f"{kind}_loss"]
+                own = metrics[f"{kind}_loss"]
                 errors[key].append(largest(own, saved[f"{kind}/{name}"]))
     if "router_losses" in saved:
         for side in masks:
-            own = [layer.figures()["z_loss"] for name, layer in layers.items() if side in name]
+            own = [
+                layer.get_routing_metrics()["z_loss"]
+                for name, layer in layers.items()
+                if side in name
+            ]
             check(f"z-loss of the {side}, the mean", largest(np.mean(own), saved[f"z/{side}"]))
     for what, found in errors.items():
         if found:

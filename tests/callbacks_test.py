@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_switch import training
 from keras_switch.layers import SwitchDense
-from keras_switch.layers.routing_figures import SCALARS
+from keras_switch.layers.routing_metrics import SCALARS
 from keras_switch.training import callbacks
 
 STEPS = 5
@@ -44,7 +44,7 @@ def fit(*given, validation=False, epochs=2, verbose=0):
     return model, history.history
 
 
-class StepFigures(keras.callbacks.Callback):
+class StepMetrics(keras.callbacks.Callback):
     """An independent record: reads the totals after each step."""
 
     def __init__(self):
@@ -67,7 +67,7 @@ class StepFigures(keras.callbacks.Callback):
 class RoutingMetricsTest(unittest.TestCase):
     def test_logs_hold_the_means_of_the_training_steps(self):
         for validation in (False, True):
-            steps = StepFigures()
+            steps = StepMetrics()
             _, history = fit(steps, training.RoutingMetrics(), validation=validation)
             for number, name in enumerate(SCALARS):
                 (path,) = [x for x in history if x.endswith(f"switch/{name}")]
@@ -90,7 +90,7 @@ class RoutingMetricsTest(unittest.TestCase):
 
 class LoadRecorderTest(unittest.TestCase):
     def test_windows_hold_the_loads_of_their_steps(self):
-        steps = StepFigures()
+        steps = StepMetrics()
         recorder = training.LoadRecorder(every=3)
         fit(steps, recorder, training.RoutingMetrics(), epochs=3)
         loads = np.array(steps.steps).reshape(-1, 3, 10)[..., 6:].mean(axis=1)
@@ -110,7 +110,7 @@ class LoadRecorderTest(unittest.TestCase):
 
 
 class ProgressBarTest(unittest.TestCase):
-    def test_shows_one_figure_for_all_routers_and_the_speed(self):
+    def test_shows_one_number_for_all_routers_and_the_speed(self):
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             bar = training.ProgressBar(tokens_per_batch=8)

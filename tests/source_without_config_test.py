@@ -22,12 +22,12 @@ from keras_switch.weights.convert import abstract_backbone
 from keras_switch.weights.convert import convert
 from keras_switch.weights.convert import load
 from keras_switch.weights.source import weight_shapes
-from keras_switch.weights.source_without_config import Unconfigured
+from keras_switch.weights.source_without_config import SourceWithoutConfig
 
 
 def describe(shapes, switch=None):
     """A source that has these shapes under our own names."""
-    source = Unconfigured(pathlib.Path("nowhere"))
+    source = SourceWithoutConfig(pathlib.Path("nowhere"))
     turned = [name for name in shapes if name.endswith("position_bias")]
     source.names_and_shapes = {**shapes, **{name: shapes[name][::-1] for name in turned}}
     source.describe(source.path, {name: name for name in shapes}, switch)
@@ -40,7 +40,7 @@ def preset_shapes(preset):
     return weight_shapes(abstract_backbone(preset))
 
 
-class UnconfiguredTest(unittest.TestCase):
+class SourceWithoutConfigTest(unittest.TestCase):
     def test_presets_follow_from_their_shapes(self):
         top_2 = {"num_selected_experts": 2}
         cases = ["switch_base_8", "switch_xxl_128", "switch_c_2048", "t5_tiny", "moe_base_8"]

@@ -82,14 +82,18 @@ class BadInputTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "rank 3 or more"):
             SwitchDense(4, 8, group_size="row")(tokens(5, 6))
 
-    def test_figures_switched_off(self):
+    def test_routing_metrics_switched_off(self):
         layer = SwitchDense(4, 8, routing_metrics=False)
         layer(tokens(5, 6))
-        for ask in (layer.figures, layer.reset_figures, lambda: layer.routing_totals):
+        for ask in (
+            layer.get_routing_metrics,
+            layer.reset_routing_metrics,
+            lambda: layer.routing_totals,
+        ):
             with self.assertRaisesRegex(ValueError, "Received: routing_metrics=False, built=True"):
                 ask()
         with self.assertRaisesRegex(ValueError, "Received: routing_metrics=True, built=False"):
-            SwitchDense(4, 8).figures()
+            SwitchDense(4, 8).get_routing_metrics()
 
     def test_groups_too_large_for_integers(self):
         experts = keras.KerasTensor((1, 2**20), dtype="int32")

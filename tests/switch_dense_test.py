@@ -89,31 +89,31 @@ class TrainingTest(parameterized.TestCase):
         layer(x)
         self.assertEqual(layer.losses, [])
         layer(x, training=True)
-        figures = layer.figures()
-        expected = 0.5 * figures["balance_loss"] + 0.25 * figures["z_loss"]
+        metrics = layer.get_routing_metrics()
+        expected = 0.5 * metrics["balance_loss"] + 0.25 * metrics["z_loss"]
         self.assertAlmostEqual(float(sum(layer.losses)), expected, places=5)
 
-    def test_figures(self):
+    def test_routing_metrics(self):
         layer = make(2, expert_capacity=3, exploration="argmax")
         layer.build((None, 2))
         layer.router.kernel.assign([[5.0, 0.0], [0.0, 5.0]])
         x = np.eye(2, dtype="float32")[[0, 0, 0, 0, 0, 0, 1, 1]]
         layer(x, training=True)
-        figures = layer.figures()
-        np.testing.assert_allclose(figures["load"], [0.75, 0.25])
-        self.assertAlmostEqual(figures["busiest"], 1.5, places=5)
-        self.assertAlmostEqual(figures["dropped"], 3 / 8, places=5)
-        layer.reset_figures()
-        self.assertAlmostEqual(layer.figures()["busiest"], 1.5, places=5)
+        metrics = layer.get_routing_metrics()
+        np.testing.assert_allclose(metrics["load"], [0.75, 0.25])
+        self.assertAlmostEqual(metrics["busiest"], 1.5, places=5)
+        self.assertAlmostEqual(metrics["dropped"], 3 / 8, places=5)
+        layer.reset_routing_metrics()
+        self.assertAlmostEqual(layer.get_routing_metrics()["busiest"], 1.5, places=5)
         layer(np.eye(2, dtype="float32"), training=True)
-        self.assertAlmostEqual(layer.figures()["busiest"], 1.0, places=5)
+        self.assertAlmostEqual(layer.get_routing_metrics()["busiest"], 1.0, places=5)
 
     def test_an_empty_batch(self):
         for overflow in ("drop", "dropless", "reroute"):
             layer = make(4, overflow=overflow)
             outputs = run(layer, np.zeros((0, 5, 6), "float32"), training=True)
             self.assertEqual(outputs.shape, (0, 5, 6))
-            self.assertEqual(layer.figures()["dropped"], 0.0)
+            self.assertEqual(layer.get_routing_metrics()["dropped"], 0.0)
 
     def test_all_padding_gives_no_nan(self):
         layer = make(4, z_loss_weight=0.1)
@@ -178,7 +178,7 @@ class ModelTest(parameterized.TestCase):
         self.assertTrue((result[0, :2] != 0).any())
 
     @unittest.skipIf(not TENSORFLOW, "JAX's trainer shows no metrics of layers.")
-    def test_figures_show_in_history_under_unique_names(self):
+    def test_routing_metrics_show_in_history_under_unique_names(self):
         inputs = keras.Input((6,))
         hidden = SwitchDense(4, 8, name="first")(inputs)
         outputs = SwitchDense(4, 8, name="second", routing_metrics=False)(hidden)
@@ -194,7 +194,7 @@ class ModelTest(parameterized.TestCase):
         self.assertAlmostEqual(history["first/entropy"][0], np.log(4), delta=0.2)
 
     @parameterized.parameters(False, True)
-    def test_figures_after_fit_are_those_of_the_last_epoch(self, validate):
+    def test_routing_metrics_after_fit_are_those_of_the_last_epoch(self, validate):
         layer = make(4, exploration="argmax")
         model = keras.Sequential([layer])
         model.compile(keras.optimizers.SGD(0.0), "mse")
@@ -203,11 +203,11 @@ class ModelTest(parameterized.TestCase):
         model.fit(x, x, batch_size=8, epochs=2, verbose=0, validation_data=validation)
         steps = 8.0 if not TENSORFLOW else 4.0
         self.assertEqual(abs(np.asarray(layer.routing_totals)[0]), steps)
-        figures = layer.figures()
-        self.assertAlmostEqual(float(figures["load"].sum()), 1.0, places=5)
+        metrics = layer.get_routing_metrics()
+        self.assertAlmostEqual(float(metrics["load"].sum()), 1.0, places=5)
         expected = ops.convert_to_numpy(layer.route(x).logits).argmax(-1)
         load = np.bincount(expected, minlength=4) / 32
-        np.testing.assert_allclose(figures["load"], load, atol=1e-6)
+        np.testing.assert_allclose(metrics["load"], load, atol=1e-6)
 
     @unittest.skipIf(not TENSORFLOW, "JAX traces values as arguments.")
     def test_xla_compiles_once_for_all_seeds_and_inputs(self):
@@ -233,7 +233,7 @@ class ModelTest(parameterized.TestCase):
             loaded = keras.saving.load_model(path)
         np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
-    def test_weights_do_not_depend_on_the_figures(self):
+    def test_weights_do_not_depend_on_the_routing_metrics(self):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.weights.h5")
             keras.Sequential([keras.Input((6,)), make(4)]).save_weights(path)

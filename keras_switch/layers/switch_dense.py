@@ -10,7 +10,7 @@ from keras_switch.layers import grouping
 from keras_switch.layers import initializers
 from keras_switch.layers import parallelism
 from keras_switch.layers import routing
-from keras_switch.layers import routing_figures
+from keras_switch.layers import routing_metrics
 from keras_switch.layers import switch_checks
 from keras_switch.layers import switching
 from keras_switch.layers.dtypes import default_dtype
@@ -27,7 +27,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
     An expert takes at most its capacity of tokens from each group of tokens,
     `max(min(S, int(S * factor / num_experts)), min_capacity)` of `S`. A token that finds
     no room gives exactly 0, which a residual connection carries on. Masked tokens also
-    give 0, take no slot, and count in no loss and no figure.
+    give 0, take no slot, and count in no loss and no metric.
 
     The router computes in float32, everything else in the layer's dtype: bfloat16 with
     float32 variables, unless `dtype` or the global policy says otherwise. On a TPU or a
@@ -66,7 +66,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             `"row"` for one group per batch row.
         expert_capacity: int. Absolute capacity, in place of both factors.
         output_dim: int. Width of the output. Defaults to the width of the input.
-        routing_metrics: bool. Whether to keep routing figures, which show in the logs of
+        routing_metrics: bool. Whether to keep routing metrics, which show in the logs of
             `fit` on TensorFlow, and by the `RoutingMetrics` callback on JAX.
         seed: int. Seed of the noise, and of the default initializers.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
@@ -172,9 +172,9 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         output_dim = self.output_dim or dim
         self.kernel_out = self._add_kernel("kernel_out", (num_experts, hidden_dim, output_dim), 2)
         if self.routing_metrics:
-            self._totals = routing_figures.RoutingTotals(num_experts)
+            self._totals = routing_metrics.RoutingTotals(num_experts)
             if keras.backend.backend() == "tensorflow":
-                self._metric = routing_figures.RoutingMetric(self.path, self._totals)
+                self._metric = routing_metrics.RoutingMetric(self.path, self._totals)
 
     def _add_kernel(self, name, shape, number):
         initializer = initializers.fresh(self.kernel_initializer)
@@ -196,7 +196,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
 
     @property
     def variables(self):
-        """The weights, the seeds, and the sums of the figures, which are no weight."""
+        """The weights, the seeds, and the sums of the routing metrics, which are no weight."""
         variables = super().variables
         if self.built and self.routing_metrics:
             variables.append(self._totals.variable)
@@ -204,7 +204,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
 
     @property
     def routing_totals(self):
-        """float32 variable: steps and the sums of their figures; see `RoutingTotals`."""
+        """float32 variable: steps and the sums of their routing metrics; see `RoutingTotals`."""
         self._check_metrics()
         return self._totals.variable
 
@@ -214,7 +214,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         run = switching.Switching(self, training).compute
         results = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
         if training:
-            self._add_losses_and_figures(results)
+            self._add_losses_and_metrics(results)
         if self.routing_metrics and keras.backend.backend() == "tensorflow":
             self._metric.shows = bool(training)
         return grouping.ungroup(results.outputs, ops.shape(inputs)[:-1])
@@ -240,7 +240,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         shape = ops.shape(inputs)[:-1]
         return routing.Routing(*(grouping.ungroup(x, shape) for x in record))
 
-    def figures(self):
+    def get_routing_metrics(self):
         """Averages over the training steps since the last reset, or before it if none.
 
         Returns:
@@ -254,18 +254,18 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         """
         self._check_metrics()
         averages = self._totals.averages()
-        figures = {name: ops.convert_to_numpy(value) for name, value in averages.items()}
-        return {name: x if name == "load" else float(x) for name, x in figures.items()}
+        metrics = {name: ops.convert_to_numpy(value) for name, value in averages.items()}
+        return {name: x if name == "load" else float(x) for name, x in metrics.items()}
 
-    def reset_figures(self):
-        """Starts the averages of `figures` anew at the next training step."""
+    def reset_routing_metrics(self):
+        """Starts the averages of `get_routing_metrics` anew at the next training step."""
         self._check_metrics()
         self._totals.reset()
 
     def _check_metrics(self):
         if not self.routing_metrics or not self.built:
             raise ValueError(
-                "Only a built layer with `routing_metrics=True` keeps figures. Received: "
+                "Only a built layer with `routing_metrics=True` keeps routing metrics. Received: "
                 f"routing_metrics={self.routing_metrics}, built={self.built}"
             )
 
@@ -292,12 +292,12 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             dropout_seed = self.dropout_seed.next()
         return switching.Weights(*kernels, router_seed, dropout_seed)
 
-    def _add_losses_and_figures(self, results):
+    def _add_losses_and_metrics(self, results):
         if self.balance_loss_weight or self.z_loss_weight:
             balance, z = ops.mean(results.balance), ops.mean(results.z)
             self.add_loss(self.balance_loss_weight * balance + self.z_loss_weight * z)
         if self.routing_metrics:
-            self._totals.add(results.figures)
+            self._totals.add(results.metrics)
 
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.output_dim or inputs_shape[-1])

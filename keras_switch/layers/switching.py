@@ -10,7 +10,7 @@ from keras_switch.layers import noise
 from keras_switch.layers import placement
 from keras_switch.layers import router
 from keras_switch.layers import routing
-from keras_switch.layers import routing_figures
+from keras_switch.layers import routing_metrics
 from keras_switch.layers import scopes
 from keras_switch.layers.experts import Experts
 
@@ -46,19 +46,19 @@ DIMENSIONS = Weights(
 
 
 class Results(typing.NamedTuple):
-    """A layer's outputs, and in training the losses and figures of each group.
+    """A layer's outputs, and in training the losses and routing metrics of each group.
 
     Attributes:
         outputs: Tensor `(G, S, D)`.
         balance: float32 tensor `(G,)`. The balance loss.
         z: float32 tensor `(G,)`. The z-loss.
-        figures: float32 tensor `(G, 5 + E)`; see `routing_figures.measure`.
+        metrics: float32 tensor `(G, 5 + E)`, or `None`; see `routing_metrics.measure`.
     """
 
     outputs: typing.Any
     balance: typing.Any
     z: typing.Any
-    figures: typing.Any
+    metrics: typing.Any
 
 
 class Switching:
@@ -99,8 +99,10 @@ class Switching:
         mask_GS = ops.cast(mask_GS, "float32")
         balance_G = routing.balance_loss(record.probabilities, first_GS, mask_GS)
         z_G = routing.z_loss(record.logits, mask_GS)
-        figures_GN = routing_figures.measure(record, mask_GS, (balance_G, z_G))
-        return Results(outputs_GSD, balance_G, z_G, figures_GN)
+        metrics_GN = None
+        if layer.routing_metrics:
+            metrics_GN = routing_metrics.measure(record, mask_GS, (balance_G, z_G))
+        return Results(outputs_GSD, balance_G, z_G, metrics_GN)
 
     def route(self, weights, x_GSD, mask_GS):
         """Returns the `Routing` of the groups."""

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 
 from keras_switch.layers import SwitchDense
-from keras_switch.layers.routing_figures import SCALARS
+from keras_switch.layers.routing_metrics import SCALARS
 from keras_switch.training.checkpoint import check_steps
 
 
 class RoutingMetrics(keras.callbacks.Callback):
-    """Puts the figures of every `SwitchDense` into the logs of each epoch.
+    """Puts the routing metrics of every `SwitchDense` into the logs of each epoch.
 
     On the TensorFlow backend they are there without it. The trainer of the JAX backend
     has no place for a layer's metrics, so this callback adds them at the end of an epoch.
@@ -31,13 +31,13 @@ class RoutingMetrics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         for layer in switch_layers(self.model):
-            layer.reset_figures()
+            layer.reset_routing_metrics()
 
     def on_epoch_end(self, epoch, logs=None):
         for layer in switch_layers(self.model):
-            figures = layer.figures()
+            metrics = layer.get_routing_metrics()
             for name in SCALARS:
-                logs.setdefault(f"{layer.path}/{name}", figures[name])
+                logs.setdefault(f"{layer.path}/{name}", metrics[name])
 
 
 class LoadRecorder(keras.callbacks.Callback):
@@ -111,7 +111,7 @@ class LoadRecorder(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar with tokens per second, and one figure for all routers.
+    """Keras's progress bar with tokens per second, and one number for all routers.
 
     It shows the share of the tokens that found no room, over all sparse layers, and
     the load of the busiest expert, in even shares. The logs keep each layer's own.
@@ -207,6 +207,6 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
 
 def switch_layers(model):
-    """Every built `SwitchDense` of a model that keeps figures, however deep."""
+    """Every built `SwitchDense` of a model that keeps routing metrics, however deep."""
     layers = model._flatten_layers(include_self=False, recursive=True)
     return [x for x in layers if isinstance(x, SwitchDense) and x.built and x.routing_metrics]

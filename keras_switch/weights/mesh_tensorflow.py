@@ -7,7 +7,7 @@ import re
 import tensorflow as tf
 
 from keras_switch.weights import untrusted_folder
-from keras_switch.weights.source_without_config import Unconfigured
+from keras_switch.weights.source_without_config import SourceWithoutConfig
 
 _STATE = "checkpoint"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -61,7 +61,7 @@ _GATINGS = {
 }
 
 
-class MeshTensorFlow(Unconfigured):
+class MeshTensorFlow(SourceWithoutConfig):
     """A checkpoint of Mesh TensorFlow's Transformer, in which T5 and the paper's models were made.
 
     Our blocks follow from the order of its layers, which it groups into blocks as it likes:

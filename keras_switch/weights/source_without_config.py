@@ -10,7 +10,7 @@ from keras_switch.weights.source import Source
 SIDES = ("encoder", "decoder")
 
 
-class Unconfigured(Source):
+class SourceWithoutConfig(Source):
     """A checkpoint whose tensors are all that is known about its model.
 
     `arguments` follow from the names and shapes of the tensors. What leaves no trace in them is

@@ -4,7 +4,7 @@ import re
 
 from keras_switch.weights import t5x_tensors
 from keras_switch.weights import untrusted_folder
-from keras_switch.weights.source_without_config import Unconfigured
+from keras_switch.weights.source_without_config import SourceWithoutConfig
 
 _INDEX = "checkpoint"
 _VERSIONS = (2, 3)
@@ -53,7 +53,7 @@ _BLOCKS = {
 }
 
 
-class T5X(Unconfigured):
+class T5X(SourceWithoutConfig):
     """A checkpoint of T5X: the folder `checkpoint_N`, or a single file that holds everything.
 
     T5X's own layout is read, a dictionary of `version` (2 or 3) and `optimizer`, and Flax's and

@@ -1,6 +1,6 @@
-"""TPU chips in figures, and how a slice of them is wired.
+"""TPU chips in numbers, and how a slice of them is wired.
 
-The figures are per chip, from Google's pages and "How to Scale Your Model", but for the memory,
+The numbers are per chip, from Google's pages and "How to Scale Your Model", but for the memory,
 which is what libtpu grants one core. A *core* is a device of JAX's compile-only client: a chip, or
 half of one where a chip has two cores.
 """

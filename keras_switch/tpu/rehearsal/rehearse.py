@@ -36,7 +36,7 @@ def rehearse(
     another backend is compiled in a process of its own, from its config. Large models take
     minutes.
 
-    The times come from the figures in `keras_switch.tpu.CHIPS`: the compiled operations at the
+    The times come from the numbers in `keras_switch.tpu.CHIPS`: the compiled operations at the
     peak of bfloat16 (products of float32 tensors take six passes), what the instructions read
     from the memory and write to it at its peak, and what every collective sends over the links
     of the torus. No latency is in them.

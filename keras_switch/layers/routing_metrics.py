@@ -9,7 +9,7 @@ SCALARS = ("dropped", "busiest", "entropy", "balance_loss", "z_loss")
 
 
 def measure(record, mask_GS, losses):
-    """A step's figures of each group, in the order of `SCALARS`, then each expert's load.
+    """A step's metrics of each group, in the order of `SCALARS`, then each expert's load.
 
     Args:
         record: `Routing` of the groups.
@@ -31,7 +31,7 @@ def measure(record, mask_GS, losses):
 
 
 class RoutingTotals:
-    """Sums of a layer's figures over training steps: state that is no weight.
+    """Sums of a layer's routing metrics over training steps: state that is no weight.
 
     A reset leaves the sums readable, and makes the next step start anew: so they
     outlive the evaluation at the end of an epoch, before which Keras resets metrics.
@@ -56,12 +56,12 @@ class RoutingTotals:
             name="routing_totals",
         )
 
-    def add(self, figures_GN):
+    def add(self, metrics_GN):
         """Adds one step's `measure`, averaged over the groups."""
-        figures = ops.mean(figures_GN, axis=0)
+        metrics = ops.mean(metrics_GN, axis=0)
         totals = ops.convert_to_tensor(self.variable)
         totals = ops.where(totals[0] < 0, ops.zeros_like(totals), totals)
-        self.variable.assign(totals + ops.concatenate([ops.ones((1,)), figures]))
+        self.variable.assign(totals + ops.concatenate([ops.ones((1,)), metrics]))
 
     def reset(self):
         """Makes the next step start anew."""
@@ -72,12 +72,12 @@ class RoutingTotals:
         """Means over the steps: the five `SCALARS` by name, and `load`, of shape `(E,)`."""
         totals = ops.convert_to_tensor(self.variable)
         means = totals[1:] / ops.maximum(ops.abs(totals[0]), 1.0)
-        figures = {name: means[index] for index, name in enumerate(SCALARS)}
-        return {**figures, "load": means[len(SCALARS) :]}
+        metrics = {name: means[index] for index, name in enumerate(SCALARS)}
+        return {**metrics, "load": means[len(SCALARS) :]}
 
 
 class RoutingMetric(keras.metrics.Metric):
-    """Shows a layer's figures in the logs of `fit` on the TensorFlow backend.
+    """Shows a layer's routing metrics in the logs of `fit` on the TensorFlow backend.
 
     It has no state of its own: the layer adds to its totals as it is called in training.
 
@@ -87,7 +87,7 @@ class RoutingMetric(keras.metrics.Metric):
 
     Attributes:
         shows: bool. Whether the layer was last called, or traced, in training: an
-            evaluation shows no figures.
+            evaluation shows none.
     """
 
     def __init__(self, path, totals):
