@@ -100,7 +100,7 @@ def _rehearse(values):
     sizes = {name: values[name].value for name in SIZES if values[name].value is not None}
     config = {**models.presets.preset(values.preset), **sizes}
     optimizer = values.optimizer
-    mesh = values.mesh or f"batch:{tpu.chips.Topology(values.topology).num_cores}"
+    mesh = values.mesh or f"batch:{tpu.rehearsal.chips.Topology(values.topology).num_cores}"
     rehearsal = tpu.rehearse(
         lambda: models.SwitchSeq2SeqLM(models.SwitchBackbone(**config), compile=False),
         values.topology,

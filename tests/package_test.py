@@ -35,7 +35,7 @@ ARROWS = {
     "training": {"atomic", "checks", "models", "data", "tpu", "layers", "backend"},
     "cli": {"training", "weights", "export", "tpu", "models", "data", "layers", "backend"},
 }
-USES_TENSORFLOW = {"backend", "data", "export", "tpu"}
+USES_TENSORFLOW = {"backend", "data", "weights", "export", "tpu"}
 USES_JAX = {"backend", "tpu"}
 HEAVY = ("matplotlib", "sentencepiece", "tensorflow_text", "keras_hub", "keras_switch.training")
 IGNORED = (
