@@ -24,18 +24,19 @@ ARROWS = {
     "__init__": {"layers", "quiet"},
     "atomic": set(),
     "checks": set(),
+    "private": set(),
     "quiet": set(),
-    "backend": set(),
-    "layers": {"checks", "backend"},
+    "backend": {"private"},
+    "layers": {"checks", "private", "backend"},
     "data": {"atomic", "checks", "layers", "backend"},
     "models": {"checks", "layers", "backend"},
-    "tpu": {"checks", "layers", "backend"},
+    "tpu": {"checks", "private", "layers", "backend"},
     "weights": {"atomic", "checks", "models", "data", "layers", "backend"},
     "export": {"atomic", "checks", "models", "data", "layers", "backend"},
     "training": {"atomic", "checks", "models", "data", "tpu", "layers", "backend"},
     "cli": {"training", "weights", "export", "tpu", "models", "data", "layers", "backend"},
 }
-USES_TENSORFLOW = {"backend", "data", "weights", "export", "tpu"}
+USES_TENSORFLOW = {"backend", "private", "data", "weights", "export", "tpu"}
 USES_JAX = {"backend", "tpu"}
 HEAVY = ("matplotlib", "sentencepiece", "tensorflow_text", "keras_hub", "keras_switch.training")
 IGNORED = (
@@ -207,8 +208,35 @@ class BuildTest(unittest.TestCase):
         ignored = (ROOT / ".bazelignore").read_text(encoding="utf-8").split()
         peers = [path.stem for path in ROOT.glob("requirements/prove-*.txt")]
         self.assertTrue(peers)
-        for name in (".venv", ".venv-oldest", "layers", "tpu", *(f".venv-{x}" for x in peers)):
+        for name in (
+            ".venv",
+            ".venv-newest",
+            ".venv-oldest",
+            "layers",
+            "tpu",
+            *(f".venv-{x}" for x in peers),
+        ):
             self.assertIn(name, ignored)
+
+
+class MakefileTest(unittest.TestCase):
+    def test_slow_tests_are_those_of_bazel(self):
+        lists = []
+        for name, pattern in (
+            ("Makefile", r"SLOW_TESTS := (.*?)\n\n"),
+            ("BUILD", r"SLOW_TESTS = (.*?)\]"),
+        ):
+            text = (ROOT / name).read_text(encoding="utf-8")
+            lists.append(re.findall(r"tests/\w+\.py", re.search(pattern, text, re.DOTALL)[1]))
+        self.assertEqual(*lists)
+        for path in lists[0]:
+            self.assertTrue((ROOT / path).is_file(), path)
+
+    def test_every_target_is_in_the_help(self):
+        text = (ROOT / "Makefile").read_text(encoding="utf-8")
+        phony = re.search(r"\.PHONY: (.*?)\n\n", text, re.DOTALL)[1].replace("\\\n", " ").split()
+        shown = re.findall(r"^([a-z-]+):.*## .", text, re.MULTILINE)
+        self.assertEqual(sorted(shown), sorted(phony))
 
 
 class DistributionTest(unittest.TestCase):

@@ -1,8 +1,9 @@
 """Operations for the TensorFlow backend."""
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.python import xla
-from tensorflow.python.ops import control_flow_util
+
+from keras_switch.private.tensorflow import GraphOrParentsInXlaContext
+from keras_switch.private.tensorflow import xla
 
 # Outside XLA one graph node a matrix is fastest; a loop over chunks bounds the graph.
 CHUNK = 64
@@ -33,7 +34,7 @@ def grouped_matmul(rows, kernels, group_sizes):
     Returns:
         Tensor of shape `(N, F)`. Rows past the sum of `group_sizes` give zeros.
     """
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         multiply, outer = _blocked_matmul, _blocked_outer
     else:
         multiply, outer = _split_matmul, _split_outer

@@ -4,10 +4,10 @@ import contextlib
 import contextvars
 
 import keras
-from keras.src.backend.common import global_state
 
-# Keras's list of the variables that wait for a value.
-_WAITING = "uninitialized_variables"
+from keras_switch.private.keras import UNINITIALIZED_VARIABLES
+from keras_switch.private.keras import global_state
+
 _dropless = contextvars.ContextVar("dropless", default=False)
 
 
@@ -42,9 +42,9 @@ def without_values():
     Keras alone would give them values at the end of the next `keras.StatelessScope`, such as that
     of a training step on JAX, however many billions they are.
     """
-    waiting = list(global_state.get_global_attribute(_WAITING, []))
+    waiting = list(global_state.get_global_attribute(UNINITIALIZED_VARIABLES, []))
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        global_state.set_global_attribute(_WAITING, waiting)
+        global_state.set_global_attribute(UNINITIALIZED_VARIABLES, waiting)

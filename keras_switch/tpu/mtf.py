@@ -32,14 +32,15 @@ def mesh_tensorflow():
     """
     import tensorflow as tf
     import tensorflow.compat.v1 as tf1
-    from tensorflow.python.framework import ops
+
+    from keras_switch.private.tensorflow import framework_ops
 
     estimator = types.SimpleNamespace(SessionRunHook=object, CheckpointSaverListener=object)
     register = tf.register_tensor_conversion_function
     try:
         with (
             _lent(tf1, "estimator", estimator),
-            _lent(ops, "register_tensor_conversion_function", register),
+            _lent(framework_ops, "register_tensor_conversion_function", register),
         ):
             import mesh_tensorflow
     except ModuleNotFoundError as error:

@@ -5,7 +5,8 @@ function sees the tensors of all replicas and moves them between the devices.
 """
 
 import tensorflow as tf
-from tensorflow.python.distribute import distribute_utils
+
+from keras_switch.private.tensorflow import regroup
 
 
 def is_tpu(strategy):
@@ -88,7 +89,7 @@ def all_sum(tensors, groups):
                 for core in group:
                     with tf.device(devices[core]):
                         summed[core] = tf.identity(total)
-            sums.append(distribute_utils.regroup([summed[core] for core in range(len(devices))]))
+            sums.append(regroup([summed[core] for core in range(len(devices))]))
         return sums
 
     return context.merge_call(across, args=(tensors,))
@@ -117,6 +118,6 @@ def _swap(x, groups, split, concat):
             for place, core in enumerate(group):
                 with tf.device(devices[core]):
                     received[core] = tf.concat([parts[sender][place] for sender in group], concat)
-        return distribute_utils.regroup([received[core] for core in range(len(devices))])
+        return regroup([received[core] for core in range(len(devices))])
 
     return context.merge_call(across, args=(x,))

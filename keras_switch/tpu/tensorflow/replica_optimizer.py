@@ -9,9 +9,9 @@ computes new values of its slices, with norms completed over all; then all is wr
 import keras
 import tensorflow as tf
 from keras import ops
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
+from keras_switch.private.keras import BaseOptimizer
+from keras_switch.private.keras import in_stateless_scope
 from keras_switch.tpu.tensorflow import exchange
 from keras_switch.tpu.tensorflow.split_variable import SplitVariable
 

@@ -4,8 +4,9 @@ import itertools
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from keras_switch.private.keras import get_stateless_scope
+from keras_switch.private.keras import in_stateless_scope
 
 # These compute their values: a graph of them holds no large constant.
 _DRAWS = (

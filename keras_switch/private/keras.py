@@ -1,0 +1,23 @@
+"""Private names of Keras, of all backends."""
+
+# `scopes.without_values` takes the variables made in it off Keras's list of those that wait for a
+# value, which is this attribute of the global state. Since Keras 3.0.
+from keras.src.backend.common import global_state
+
+# A split variable and an optimizer of replicas act otherwise inside the scope in which Keras runs
+# `stateless_apply`. Since Keras 3.0.
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+# Keras's optimizers without what its TensorFlow backend changes in them. Since Keras 3.0.
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+UNINITIALIZED_VARIABLES = "uninitialized_variables"
+
+__all__ = [
+    "BaseOptimizer",
+    "UNINITIALIZED_VARIABLES",
+    "get_stateless_scope",
+    "global_state",
+    "in_stateless_scope",
+]
