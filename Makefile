@@ -4,6 +4,23 @@ BIN := $(VENV)/bin
 LOCK := requirements/lock.txt
 READY := $(VENV)/.ready
 
+# Tests that take minutes, which `make test-quick` leaves out. BUILD has the same list.
+SLOW_TESTS := \
+	tests/backends_equal_test.py \
+	tests/checkpoint_test.py \
+	tests/cli_test.py \
+	tests/export_test.py \
+	tests/generate_test.py \
+	tests/losses_test.py \
+	tests/mesh_optimizers_test.py \
+	tests/mesh_state_test.py \
+	tests/mesh_test.py \
+	tests/models_mesh_test.py \
+	tests/pretrain_test.py \
+	tests/switch_dense_reference_test.py \
+	tests/switch_dense_test.py \
+	tests/switch_transformer_block_test.py
+
 # Backend-independent tests, run a second time on the JAX backend.
 JAX_TESTS := $(sort $(wildcard \
 	tests/adafactor*_test.py \
@@ -42,21 +59,14 @@ PIP := -m pip install --quiet --disable-pip-version-check
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help venv test lint test-tensorflow test-jax test-oldest pretrain bench prove prove-peers \
-	prove-models prove-rehearse trillion lock bazel clean
+.PHONY: help venv test test-quick lint test-tensorflow test-jax test-oldest test-newest \
+	pretrain bench prove prove-rehearse prove-tpu prove-peers prove-models \
+	trillion bazel lock clean
 
-help:
-	@echo "make venv      set up $(VENV), pinned by $(LOCK)"
-	@echo "make test      lint and run the tests on the TensorFlow and the JAX backend"
-	@echo "make pretrain  train a small Switch Transformer on real text and export it"
-	@echo "make bench     measure the layer against its peers"
-	@echo "make prove     slower proofs, each in an environment of its own"
-	@echo "make trillion  compile a step of the paper's largest models for TPU slices"
-	@echo "make bazel     check BUILD with a real Bazel"
-	@echo "make lock      resolve $(LOCK) anew"
-	@echo "make clean     remove everything that make made"
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-venv: $(READY)
+venv: $(READY) ## set up .venv, pinned by requirements/lock.txt
 
 $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -67,21 +77,24 @@ $(READY): pyproject.toml $(LOCK)
 	$(BIN)/python $(PIP) -c $(LOCK) -e '.[dev]'
 	@touch $@
 
-test: lint test-tensorflow test-jax
+test: lint test-tensorflow test-jax ## lint, and the tests on the TensorFlow and the JAX backend
 
-lint: $(READY)
+lint: $(READY) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test-tensorflow: $(READY)
+test-quick: lint ## lint, and the tests that take seconds, on TensorFlow
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile \
+		$(filter-out $(SLOW_TESTS),$(sort $(wildcard tests/*_test.py)))
+
+test-tensorflow: $(READY) ## the tests on the TensorFlow backend
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 # Most of its time is compilation, which these tests need not optimize.
-test-jax: $(READY)
+test-jax: $(READY) ## the tests of both backends on JAX
 	$(if $(JAX_TESTS),JAX_DISABLE_MOST_OPTIMIZATIONS=1 KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile $(JAX_TESTS))
 
-# The oldest TensorFlow that the package allows.
-test-oldest: .venv-oldest/.ready
+test-oldest: .venv-oldest/.ready ## the tests on the oldest TensorFlow that the package allows
 	KERAS_BACKEND=tensorflow .venv-oldest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 .venv-oldest/.ready: pyproject.toml requirements/oldest.txt
@@ -96,16 +109,26 @@ test-oldest: .venv-oldest/.ready
 	$(@D)/bin/python $(PIP) --no-deps tensorflow-text==2.20.1 keras-hub==0.32.0 .
 	@touch $@
 
+# The newest of everything, beyond the package's upper bounds too.
+test-newest: ## the tests on the newest release of everything
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	$(PYTHON) tools/newest.py > .venv-newest/requirements.txt
+	.venv-newest/bin/python $(PIP) -r .venv-newest/requirements.txt
+	.venv-newest/bin/python $(PIP) --no-deps -e .
+	.venv-newest/bin/python -m pip list --format=freeze | grep -iE '^(jax|keras|numpy|tensorflow)'
+	KERAS_BACKEND=tensorflow .venv-newest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+
 # Other packages, each in an environment of its own.
 .venv-prove-%/.ready: requirements/prove-%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
 	@touch $@
 
-pretrain: $(READY)
+pretrain: $(READY) ## train a small Switch Transformer on real text, export it and ask it
 	$(BIN)/keras-switch pretrain
 
-bench: $(READY) .venv-prove-huggingface/.ready
+bench: $(READY) .venv-prove-huggingface/.ready ## measure the layer and the models against their peers
 	$(BIN)/python benchmarks/import_time.py --output $(RESULTS)/import_time.md
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
@@ -113,7 +136,7 @@ bench: $(READY) .venv-prove-huggingface/.ready
 	$(BIN)/python benchmarks/train_step.py --output $(RESULTS)/train_step.md
 	$(BIN)/python benchmarks/generate.py --output $(RESULTS)/generate.md
 
-prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu
+prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu ## all slower proofs, each in an environment of its own
 	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py
 	@if command -v bazel >/dev/null; then \
 		$(MAKE) bazel; \
@@ -121,33 +144,30 @@ prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu
 		echo "Bazel is not installed, so BUILD is not checked: see third_party/README.md."; \
 	fi
 
-# With the TPU's compiler, which needs no TPU.
-prove-rehearse: .venv-prove-rehearse/.ready
+prove-rehearse: .venv-prove-rehearse/.ready ## prove the rehearsals, with the TPU's compiler
 	JAX_PLATFORMS=cpu KERAS_BACKEND=tensorflow .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
 	JAX_PLATFORMS=cpu KERAS_BACKEND=jax .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
 
-# The TPU program of the TensorFlow backend, which needs no TPU either.
-prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready
+prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready ## prove the TPU program of the TensorFlow backend
 	.venv-prove-tpu/bin/python $(PIP) --no-deps .
 	bash prove/run_tpu $(RECORDS)/tpu_program.md
 
-prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready
+prove-peers: $(READY) .venv-prove-huggingface/.ready .venv-prove-mesh/.ready ## compare the layer with Hugging Face and Mesh TensorFlow
 	bash prove/run $(RECORDS)/peers.md
 
-# Whole models, on both backends.
-prove-models: $(READY) .venv-prove-huggingface/.ready
+prove-models: $(READY) .venv-prove-huggingface/.ready ## compare whole models with transformers and KerasHub
 	bash prove/run_models $(RECORDS)/models.md
 
 # Takes half an hour.
-trillion: .venv-prove-rehearse/.ready
+trillion: .venv-prove-rehearse/.ready ## compile a step of the paper's largest models for TPU slices
 	.venv-prove-rehearse/bin/python benchmarks/trillion.py --output $(RESULTS)/trillion.md
 
-bazel: $(READY)
+bazel: $(READY) ## check BUILD with a real Bazel
 	bash third_party/bazel/check
 
-lock:
+lock: ## resolve requirements/lock.txt anew
 	$(PYTHON) tools/lock.py $(LOCK)
 
-clean:
+clean: ## remove everything that make made
 	rm -rf $(VENV) .venv-* build dist runs *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
