@@ -110,5 +110,65 @@ class GraphTest(unittest.TestCase):
             np.testing.assert_allclose(outputs, loop(rows[:count], kernels, part), atol=1e-4)
 
 
+@unittest.skipIf(keras.backend.backend() != "jax", "JAX lowers for any platform.")
+class CostTest(parameterized.TestCase):
+    """The cost follows the rows, and not rows times experts."""
+
+    def loss(self, rows, kernels, sizes):
+        return ops.sum(ops.sin(backend.grouped_matmul(rows, kernels, sizes)))
+
+    def lowered(self, function, num_experts, platform=None):
+        import jax
+
+        shapes = ((1024, 32), (num_experts, 32, 64), (num_experts,))
+        dtypes = ("float32", "float32", "int32")
+        arguments = [jax.ShapeDtypeStruct(*pair) for pair in zip(shapes, dtypes)]
+        traced = jax.jit(function).trace(*arguments)
+        return traced.lower(lowering_platforms=None if platform is None else (platform,))
+
+    @parameterized.product(num_experts=[8, 64], backward=[False, True])
+    def test_operations_on_a_cpu(self, num_experts, backward):
+        import jax
+
+        function = jax.grad(self.loss, (0, 1)) if backward else self.loss
+        compiled = self.lowered(function, num_experts).compile()
+        # A loop's body is counted once: here it multiplies a block of an even share of the rows.
+        rows = max(1024 // num_experts // 4, 32)
+        product = 2 * rows * 32 * 64
+        products = 3 if backward else 1
+        # The rest are operations on single elements: the sine, and sums of an expert's blocks.
+        rest = 1024 * (32 + 64) * 10 + num_experts * 100
+        self.assertLess(compiled.cost_analysis()["flops"], 1.2 * products * product + rest)
+
+    @parameterized.product(platform=["cpu", "cuda", "tpu"], backward=[False, True])
+    def test_only_a_tpu_gets_the_ragged_product(self, platform, backward):
+        import jax
+
+        function = jax.grad(self.loss, (0, 1)) if backward else self.loss
+        text = self.lowered(function, 8, platform).as_text()
+        self.assertEqual("ragged_dot" in text, platform == "tpu")
+        self.assertEqual("stablehlo.while" in text, platform != "tpu")
+
+    def test_gradients_have_gradients(self):
+        import jax
+
+        rows, kernels, sizes = example(12, 3, unused=2)
+
+        def plain(rows, kernels):
+            expert = np.repeat(np.arange(4), [*sizes, 2])
+            kernels = jax.numpy.concatenate([kernels, jax.numpy.zeros_like(kernels[:1])])
+            return jax.numpy.sum(
+                jax.numpy.sin(jax.numpy.einsum("nd,ndf->nf", rows, kernels[expert]))
+            )
+
+        def square(function):
+            gradient = jax.grad(function, (0, 1))
+            return lambda *args: sum(jax.numpy.sum(x**2) for x in gradient(*args))
+
+        ours = jax.grad(square(lambda r, k: self.loss(r, k, sizes)), (0, 1))(rows, kernels)
+        for found, expected in zip(ours, jax.grad(square(plain), (0, 1))(rows, kernels)):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 if __name__ == "__main__":
     unittest.main()
