@@ -5,6 +5,7 @@ import inspect
 import keras
 
 from keras_switch import checks
+from keras_switch.layers import algorithms
 from keras_switch.layers.switch_dense import SwitchDense
 
 # The block has these as arguments of its own, or sets them.
@@ -51,11 +52,7 @@ def check_arguments(block):
             "`switch` and `expert_attention` need `num_experts`. Received: num_experts=None, "
             f"switch={block.switch}, expert_attention={block.expert_attention}"
         )
-    if block.causal and block.switch.get("priority") == "probability":
-        raise ValueError(
-            'A causal block cannot have `priority="probability"`: later tokens would decide '
-            f"which earlier ones find room. Received: causal=True, switch={block.switch}"
-        )
+    algorithms.check_switch(block.switch, block.causal)
 
 
 def check_inputs_shape(block, shape):

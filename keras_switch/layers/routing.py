@@ -9,19 +9,20 @@ import typing
 
 from keras import ops
 
-REROUTE_STAGES = 4
-
 
 class Routing(typing.NamedTuple):
     """Where the router sends each token.
 
+    `K` is `num_selected_experts` with token choice, and `num_experts` with expert choice.
+
     Attributes:
         logits: float32, `(..., num_experts)`. The router's logits.
         probabilities: float32, like `logits`. Their softmax.
-        experts: int32, `(..., num_selected_experts)`. The chosen experts, best first.
+        experts: int32, `(..., K)`. The chosen experts, best first; with expert choice all of
+            them, in their order.
         gates: float32, like `experts`. What each expert's output is multiplied by.
-        kept: bool, like `experts`. False where the expert had no room, or the token
-            is padding.
+        kept: bool, like `experts`. False where the expert did not take the token: it had no
+            room, or the token is padding.
     """
 
     logits: typing.Any

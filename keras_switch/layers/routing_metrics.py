@@ -8,11 +8,12 @@ from keras_switch.layers import routing
 SCALARS = ("dropped", "busiest", "entropy", "balance_loss", "z_loss")
 
 
-def measure(record, mask_GS, losses):
+def measure(record, plan, mask_GS, losses):
     """A step's metrics of each group, in the order of `SCALARS`, then each expert's load.
 
     Args:
         record: `Routing` of the groups.
+        plan: `placement.Plan` of the groups, or `None`.
         mask_GS: float32 tensor of ones and zeros.
         losses: Pair of float32 tensors `(G,)`, the balance loss and the z-loss.
 
@@ -22,8 +23,12 @@ def measure(record, mask_GS, losses):
     num_experts = record.logits.shape[-1]
     lost_GS = ops.cast(ops.logical_not(ops.any(record.kept, axis=-1)), "float32")
     dropped_G = routing.masked_mean(lost_GS, mask_GS)
-    taken_GSE = ops.mean(routing.one_hot(record.experts, num_experts), axis=-2)
-    load_GE = routing.masked_mean(taken_GSE, mask_GS)
+    if plan is not None and plan.order_GN is not None:
+        counts_GE = ops.cast(plan.counts_GE, "float32")
+        load_GE = counts_GE / ops.maximum(ops.sum(counts_GE, axis=-1, keepdims=True), 1.0)
+    else:
+        taken_GSE = ops.mean(routing.one_hot(record.experts, num_experts), axis=-2)
+        load_GE = routing.masked_mean(taken_GSE, mask_GS)
     busiest_G = num_experts * ops.max(load_GE, axis=-1)
     entropy_G = routing.entropy(record.logits, mask_GS)
     scalars_GN = ops.stack([dropped_G, busiest_G, entropy_G, *losses], axis=-1)

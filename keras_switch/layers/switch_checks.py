@@ -3,6 +3,7 @@
 import keras
 
 from keras_switch import checks
+from keras_switch.layers import placement
 from keras_switch.layers import router
 
 
@@ -40,10 +41,39 @@ def _check_together(layer):
             "`num_selected_experts` must be at most `num_experts`. Received: "
             f"num_selected_experts={layer.num_selected_experts}, num_experts={layer.num_experts}"
         )
-    if layer.overflow == "reroute" and layer.num_selected_experts > 1:
+    _check_routing(layer)
+
+
+def _check_routing(layer):
+    """Checks the arguments that mean something to some routing algorithms only."""
+    algorithm = layer.algorithm
+    for name, values in algorithm.fixed.items():
+        value = getattr(layer, name)
+        if value not in values:
+            raise ValueError(
+                f"`{name}` means nothing with `routing={layer.routing!r}`. Leave it at "
+                f"{values[0]!r}. Received: {name}={value!r}"
+            )
+    if algorithm.check is not None:
+        algorithm.check(**{name: getattr(layer, name) for name in algorithm.options})
+
+
+def check_placement(layer, placed):
+    """Checks what a routing algorithm returns."""
+    if not isinstance(placed, placement.Placement):
         raise ValueError(
-            '`overflow="reroute"` needs `num_selected_experts=1`. Received: '
-            f"num_selected_experts={layer.num_selected_experts}"
+            "A `routing` function must return a `keras_switch.layers.placement.Placement`. "
+            f"Received: routing={layer.routing!r}, which returned {placed!r}"
+        )
+    shapes = [tuple(x.shape) for x in placed[:2]]
+    selected = [shape[-1] for shape in shapes]
+    if placed.plan is not None:
+        selected.append(placed.plan.slots_GKS.shape[1])
+    if any(len(shape) != 3 for shape in shapes) or len(set(selected)) > 1:
+        raise ValueError(
+            "A `routing` function must return experts and gates of the shape `(G, S, K)`, and a "
+            f"plan for as many choices. Received: routing={layer.routing!r}, which returned "
+            f"experts and gates of the shapes {shapes}, and choices: {selected}"
         )
 
 

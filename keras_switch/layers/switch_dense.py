@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_switch.layers import activations
+from keras_switch.layers import algorithms
 from keras_switch.layers import grouping
 from keras_switch.layers import initializers
 from keras_switch.layers import parallelism
@@ -104,6 +105,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         capacity_factor=1.25,
         eval_capacity_factor=2.0,
         min_capacity=4,
+        routing="token_choice",
         overflow="drop",
         priority="position",
         exploration="jitter",
@@ -132,6 +134,8 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
         self.min_capacity = min_capacity
+        self.routing = algorithms.resolve(routing)
+        self.algorithm = algorithms.find(self.routing)
         self.overflow = overflow
         self.priority = priority
         self.exploration = exploration
@@ -293,9 +297,10 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         return switching.Weights(*kernels, router_seed, dropout_seed)
 
     def _add_losses_and_metrics(self, results):
-        if self.balance_loss_weight or self.z_loss_weight:
+        balance_loss_weight = self.balance_loss_weight if self.algorithm.balances else 0.0
+        if balance_loss_weight or self.z_loss_weight:
             balance, z = ops.mean(results.balance), ops.mean(results.z)
-            self.add_loss(self.balance_loss_weight * balance + self.z_loss_weight * z)
+            self.add_loss(balance_loss_weight * balance + self.z_loss_weight * z)
         if self.routing_metrics:
             self._totals.add(results.metrics)
 
@@ -316,6 +321,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             "group_size expert_capacity output_dim routing_metrics seed"
         )
         config.update({name: getattr(self, name) for name in names.split()})
+        config["routing"] = algorithms.serialize(self.routing)
         config["activation"] = keras.activations.serialize(self.activation)
         for name in ("kernel_initializer", "router_initializer"):
             config[name] = keras.initializers.serialize(getattr(self, name))

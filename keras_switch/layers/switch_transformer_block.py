@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_switch.layers import activations
+from keras_switch.layers import algorithms
 from keras_switch.layers import attention_masks
 from keras_switch.layers import block_checks
 from keras_switch.layers import block_parts
@@ -262,7 +263,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
             "expert_attention seed"
         )
         config.update({name: getattr(self, name) for name in names.split()})
-        config["switch"] = keras.saving.serialize_keras_object(dict(self.switch))
+        config["switch"] = algorithms.serialize_switch(self.switch)
         config["activation"] = keras.activations.serialize(self.activation)
         config["kernel_initializer"] = keras.initializers.serialize(self.kernel_initializer)
         return config

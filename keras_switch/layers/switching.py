@@ -12,6 +12,7 @@ from keras_switch.layers import router
 from keras_switch.layers import routing
 from keras_switch.layers import routing_metrics
 from keras_switch.layers import scopes
+from keras_switch.layers import switch_checks
 from keras_switch.layers.experts import Experts
 
 
@@ -74,20 +75,16 @@ class Switching:
         self.training = training
         self.parallelism = layer.parallelism
 
-    @property
-    def is_dropless(self):
-        return self.layer.overflow == "dropless" or scopes.is_dropless()
-
     def compute(self, weights, x_GSD, mask_GS):
         """Returns the `Results` of the groups."""
-        record, plan, first_GS = self._route(weights, x_GSD, mask_GS)
+        record, plan, scores_GSE = self._route(weights, x_GSD, mask_GS)
         layer = self.layer
         kernels = (weights.kernel_in, weights.kernel_gate, weights.kernel_out)
         own_experts = Experts(*kernels, layer.activation)
         dropout = None
         if weights.dropout_seed is not None:
             dropout = (layer.expert_dropout, weights.dropout_seed)
-        if self.is_dropless:
+        if plan is None:
             chosen_GSK = ops.where(mask_GS[..., None], record.experts, layer.num_experts)
             args = (own_experts, x_GSD, chosen_GSK, record.gates, self.parallelism, dropout)
             outputs_GSD = over_rows(*args)
@@ -97,11 +94,14 @@ class Switching:
         if not self.training:
             return Results(outputs_GSD, None, None, None)
         mask_GS = ops.cast(mask_GS, "float32")
-        balance_G = routing.balance_loss(record.probabilities, first_GS, mask_GS)
         z_G = routing.z_loss(record.logits, mask_GS)
+        balance_G = ops.zeros_like(z_G)
+        if layer.algorithm.balances:
+            first_GS = routing.select(scores_GSE, 1)[..., 0]
+            balance_G = routing.balance_loss(record.probabilities, first_GS, mask_GS)
         metrics_GN = None
         if layer.routing_metrics:
-            metrics_GN = routing_metrics.measure(record, mask_GS, (balance_G, z_G))
+            metrics_GN = routing_metrics.measure(record, plan, mask_GS, (balance_G, z_G))
         return Results(outputs_GSD, balance_G, z_G, metrics_GN)
 
     def route(self, weights, x_GSD, mask_GS):
@@ -109,22 +109,21 @@ class Switching:
         return self._route(weights, x_GSD, mask_GS)[0]
 
     def _route(self, weights, x_GSD, mask_GS):
-        """Returns the `Routing`, the `Plan` of the slots if there are any, and first choices."""
+        """Returns the `Routing`, the `Plan` of the slots if there are any, and the scores."""
         layer = self.layer
         logits_GSE, scores_GSE = self._scores(weights, x_GSD)
         p_GSE = ops.exp(ops.log_softmax(logits_GSE, axis=-1))
-        reroutes = layer.overflow == "reroute" and not self.is_dropless
-        tries = min(routing.REROUTE_STAGES, layer.num_experts) if reroutes else None
-        choices_GSK = routing.select(scores_GSE, tries or layer.num_selected_experts)
-        plan, experts_GSK = None, choices_GSK
-        kept_GSK = mask_GS[..., None]
-        if not self.is_dropless:
-            plan, experts_GSK = self._plan(p_GSE, choices_GSK, mask_GS, reroutes)
+        options = {name: getattr(layer, name) for name in layer.algorithm.options}
+        capacity = self._capacity(ops.shape(mask_GS)[1])
+        placed = layer.algorithm.place(scores_GSE, p_GSE, mask_GS, capacity, **options)
+        switch_checks.check_placement(layer, placed)
+        experts_GSK, gates_GSK, plan = placed
+        if plan is None:
+            kept_GSK = mask_GS[..., None] & (experts_GSK < layer.num_experts)
+        else:
             kept_GSK = ops.transpose(plan.slots_GKS, (0, 2, 1)) >= 0
-        gates_GSK = routing.gates(p_GSE, experts_GSK, layer.num_selected_experts > 1)
-        kept_GSK = ops.broadcast_to(kept_GSK, ops.shape(experts_GSK))
         record = routing.Routing(logits_GSE, p_GSE, experts_GSK, gates_GSK, kept_GSK)
-        return record, plan, choices_GSK[..., 0]
+        return record, plan, scores_GSE
 
     def _scores(self, weights, x_GSD):
         layer = self.layer
@@ -135,20 +134,16 @@ class Switching:
             x_GSD, weights.router, exploration, size, weights.router_seed, groups_G
         )
 
-    def _plan(self, p_GSE, choices_GSK, mask_GS, reroutes):
-        """Returns the `Plan`, and the expert that each entry tried last."""
-        layer = self.layer
-        factor = layer.capacity_factor if self.training else layer.eval_capacity_factor
-        capacity = layer.expert_capacity or routing.expert_capacity(
-            ops.shape(mask_GS)[1], factor, layer.num_experts, layer.min_capacity
+    def _capacity(self, group_size):
+        """Slots of an expert, or `None` where there is no limit."""
+        layer, is_limit = self.layer, self.layer.algorithm.is_token_wise
+        if is_limit and (layer.overflow == "dropless" or scopes.is_dropless()):
+            return None
+        is_training = self.training or not is_limit
+        factor = layer.capacity_factor if is_training else layer.eval_capacity_factor
+        return layer.expert_capacity or routing.expert_capacity(
+            group_size, factor, layer.num_experts, layer.min_capacity
         )
-        likelihood_GSK = None
-        if layer.priority == "probability":
-            likelihood_GSK = routing.gates(p_GSE, choices_GSK, renormalise=False)
-        args = (choices_GSK, mask_GS, layer.num_experts, capacity, likelihood_GSK)
-        if reroutes:
-            return placement.plan_with_rerouting(*args)
-        return placement.plan(*args), choices_GSK
 
 
 def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):

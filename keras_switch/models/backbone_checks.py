@@ -1,6 +1,7 @@
 """Checks of what a backbone is made of; the blocks check the rest."""
 
 from keras_switch import checks
+from keras_switch.layers import algorithms
 
 SIZES = (
     "vocabulary_size",
@@ -38,6 +39,8 @@ def check_and_complete(backbone):
             "`switch` and `expert_attention` need `num_experts`. Received: num_experts=None, "
             f"switch={backbone.switch}, expert_attention={backbone.expert_attention}"
         )
+    advice = " Where only the encoder has experts, `decoder_sparse_layers=[]`, it may."
+    algorithms.check_switch(backbone.switch, bool(backbone.decoder_sparse_layers), advice)
 
 
 def _sparse_layers(backbone, name, depth):

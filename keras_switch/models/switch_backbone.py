@@ -7,6 +7,7 @@ from keras_switch import checks
 from keras_switch.layers import RelativePositionBias
 from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import activations
+from keras_switch.layers import algorithms
 from keras_switch.layers import attention_masks
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.initializers import UntiedEmbedding
@@ -277,7 +278,7 @@ class SwitchBackbone(PresetBackbone):
             "expert_attention seed"
         )
         config.update({name: getattr(self, name) for name in names.split()})
-        config["switch"] = keras.saving.serialize_keras_object(dict(self.switch))
+        config["switch"] = algorithms.serialize_switch(self.switch)
         config["activation"] = keras.activations.serialize(self.activation)
         config["kernel_initializer"] = keras.initializers.serialize(self.kernel_initializer)
         return config
