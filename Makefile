@@ -24,10 +24,12 @@ SLOW_TESTS := \
 # Backend-independent tests, run a second time on the JAX backend.
 JAX_TESTS := $(sort $(wildcard \
 	tests/adafactor*_test.py \
+	tests/algorithms_test.py \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
 	tests/convert_test.py \
+	tests/expert_choice_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
 	tests/huggingface_weights_test.py \

@@ -4,6 +4,7 @@ import sys
 import tempfile
 import unittest
 import unittest.mock
+import warnings
 
 import keras
 import lm_helpers
@@ -75,6 +76,30 @@ class SavedModelTest(unittest.TestCase):
         (together,) = self.serve(x=tf.constant(x)).values()
         (alone,) = self.serve(x=tf.constant(x[2:3])).values()
         np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
+
+    def test_experts_that_choose_keep_their_capacity_and_say_so(self):
+        def model(length, **kwargs):
+            inputs = keras.Input((length, 4), name="x")
+            layer = SwitchDense(4, 8, routing="expert_choice", dtype="float32", seed=1, **kwargs)
+            return keras.Model(inputs, layer(inputs))
+
+        root = self.directory / "choosing"
+        for length, kwargs in ((8, {}), (None, {"group_size": "row"})):
+            with self.assertWarnsRegex(
+                UserWarning, "depends on the rows.*'expert_choice'.*\"row\""
+            ):
+                export.export_saved_model(model(length, **kwargs), root)
+        x = np.random.default_rng(1).normal(size=(6, 8, 4)).astype("float32")
+        for length, kwargs in ((8, {}), (None, {"expert_capacity": 3})):
+            made = model(length, group_size="row", **kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                path = export.export_saved_model(made, root)
+            serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+            (together,) = serve(x=tf.constant(x)).values()
+            (alone,) = serve(x=tf.constant(x[2:3])).values()
+            np.testing.assert_allclose(together, made(x), atol=1e-6)
+            np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
 
     def test_a_session_gives_the_same_numbers(self):
         output = saved_model_cli(self.path, "x", "[[[1.0, 1.0, 1.0, 1.0]]]")

@@ -106,6 +106,11 @@ class WriteTest(helpers.FolderTest):
         ("gated", {"gated": True}, "gated=True"),
         ("expert_attention", {"expert_attention": True}, "expert_attention=True"),
         ("two_experts", {"switch": {"num_selected_experts": 2}}, "num_selected_experts=2"),
+        (
+            "expert_choice",
+            {"switch": {"routing": "expert_choice"}, "decoder_sparse_layers": []},
+            "routing=expert_choice",
+        ),
         ("pattern", {"encoder_sparse_layers": [0]}, r"encoder_sparse_layers=\[0\]"),
         ("activation", {"activation": "tanh"}, "activation=<function tanh"),
         ("group", {"switch": {"expert_capacity": 4}}, "group_size=None.*expert_capacity=4"),

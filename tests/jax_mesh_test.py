@@ -20,6 +20,7 @@ VARIANTS = {
     "two gated experts": {"num_selected_experts": 2, "gated": True},
     "reroute": {"overflow": "reroute", "exploration": "sample"},
     "likelier first": {"priority": "probability", "exploration": "input_dropout"},
+    "expert choice": {"routing": "expert_choice", "min_capacity": 2, "expert_dropout": 0.2},
 }
 
 

@@ -37,6 +37,7 @@ FEATURES = (
     {"priority": "probability", "exploration": "input_dropout", "expert_dropout": 0.2},
     {"num_groups": None, "group_size": 4, "output_dim": 6},
     {"num_groups": None, "group_size": "row", "num_selected_experts": 2, "min_capacity": 1},
+    {"routing": "expert_choice", "expert_dropout": 0.2, "z_loss_weight": 0.1, "min_capacity": 1},
 )
 
 

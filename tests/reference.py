@@ -33,17 +33,38 @@ def assign(probabilities, mask, num_selected, slots, priority="position", overfl
             yield token, stage, expert, kept
 
 
+def expert_choice(probabilities, mask, slots):
+    """Yields what `assign` does where experts choose: each takes its likeliest real tokens."""
+    real = np.flatnonzero(mask)
+    for expert, likelihood in enumerate(probabilities.T):
+        for token in real[np.argsort(-likelihood[real], kind="stable")][:slots]:
+            yield token, expert, expert, True
+
+
+def _service(layer, probabilities, mask, slots):
+    if layer.routing == "expert_choice":
+        return expert_choice(probabilities, mask, slots)
+    args = (layer.num_selected_experts, slots, layer.priority, layer.overflow)
+    return assign(probabilities, mask, *args)
+
+
+def _factor(layer):
+    """The capacity factor outside training."""
+    chosen = layer.routing == "expert_choice"
+    return layer.capacity_factor if chosen else layer.eval_capacity_factor
+
+
 def assignments(layer, inputs, mask=None):
     """Which experts serve which token outside training: `(tokens, E)` of ones and zeros."""
     router = np.asarray(layer.router.kernel, "float64")
     x = np.asarray(inputs, "float64").reshape(-1, inputs.shape[-1])
     mask = np.ones(len(x), bool) if mask is None else np.asarray(mask, bool).reshape(-1)
-    size, slots = _group_size_and_slots(layer, inputs.shape, layer.eval_capacity_factor)
+    size, slots = _group_size_and_slots(layer, inputs.shape, _factor(layer))
     served = np.zeros((len(x), layer.num_experts), "float32")
     for start in range(0, len(x), size):
         part = slice(start, start + size)
-        args = (layer.num_selected_experts, slots, layer.priority, layer.overflow)
-        for token, _, expert, kept in assign(softmax(x[part] @ router), mask[part], *args):
+        p = softmax(x[part] @ router)
+        for token, _, expert, kept in _service(layer, p, mask[part], slots):
             served[start + token, expert] += kept
     return served
 
@@ -84,7 +105,7 @@ def switch_dense(layer, inputs, mask=None, factor=None):
     shape, dim = inputs.shape[:-1], inputs.shape[-1]
     x = np.asarray(inputs, "float64").reshape(-1, dim)
     mask = np.ones(len(x), bool) if mask is None else np.asarray(mask, bool).reshape(-1)
-    factor = factor or layer.eval_capacity_factor
+    factor = factor or _factor(layer)
     size, slots = _group_size_and_slots(layer, inputs.shape, factor)
     outputs = np.zeros((len(x), kernel_out.shape[-1]))
     dropped = 0
@@ -93,9 +114,8 @@ def switch_dense(layer, inputs, mask=None, factor=None):
         p = softmax(rows @ router)
         top = np.sort(p, axis=-1)[:, ::-1][:, : layer.num_selected_experts]
         norm = top.sum(-1) if layer.num_selected_experts > 1 else np.ones(len(rows))
-        args = (layer.num_selected_experts, slots, layer.priority, layer.overflow)
         served = np.zeros(len(rows), bool)
-        for token, _, expert, kept in assign(p, real, *args):
+        for token, _, expert, kept in _service(layer, p, real, slots):
             if kept:
                 hidden = np.maximum(rows[token] @ kernel_in[expert], 0)
                 gate = p[token, expert] / norm[token]
@@ -119,3 +139,22 @@ def one_hot_dispatch(layer, x, slots):
     hidden = ops.einsum("sec,sd,edf->ecf", dispatch, x, layer.kernel_in)
     y = ops.einsum("ecf,efd->ecd", ops.relu(hidden), layer.kernel_out)
     return ops.einsum("sec,ecd->sd", combine, y)
+
+
+def one_hot_expert_choice(layer, x, taken):
+    """Zhou et al.'s einsums of one group, in `keras.ops`: differentiable.
+
+    Args:
+        layer: `SwitchDense` with ReLU.
+        x: Tensor `(S, D)`.
+        taken: Array `(S, E)` of ones and zeros: which experts take which token.
+    """
+    from keras import ops
+
+    tokens = np.stack([np.flatnonzero(column) for column in taken.T])
+    permutation = np.eye(len(taken), dtype="float32")[tokens]
+    p = ops.softmax(ops.matmul(x, layer.router.kernel), axis=-1)
+    gates = ops.einsum("ecs,se->ec", permutation, p)
+    hidden = ops.einsum("ecs,sd,edf->ecf", permutation, x, layer.kernel_in)
+    y = ops.einsum("ecf,efd->ecd", ops.relu(hidden), layer.kernel_out)
+    return ops.einsum("ecs,ec,ecd->sd", permutation, gates, y)

@@ -29,17 +29,22 @@ SETTINGS = (
             "overflow": st.sampled_from(["drop", "reroute", "dropless"]),
             "priority": st.sampled_from(["position", "probability"]),
         }
-    ),
+    )
+    | st.just({"routing": "expert_choice"}),
     st.sampled_from([{}, {"group_size": 5}, {"group_size": "row"}, {"num_groups": 2}]),
     st.sampled_from([{}, {"expert_capacity": 2}, {"eval_capacity_factor": 0.5, "min_capacity": 1}]),
     st.integers(0, 10**6),
 )
 
 
-def fitting(kwargs, num_experts):
+def fitting(kwargs, capacity, num_experts):
     """The arguments, with as many selected experts as may be."""
+    if "routing" in kwargs:
+        names = {"eval_capacity_factor": "capacity_factor"}
+        return kwargs | {names.get(name, name): value for name, value in capacity.items()}
     most = 1 if kwargs["overflow"] == "reroute" else num_experts
-    return {**kwargs, "num_selected_experts": min(kwargs["num_selected_experts"], most)}
+    selected = min(kwargs["num_selected_experts"], most)
+    return {**kwargs, **capacity, "num_selected_experts": selected}
 
 
 def example(batch, length, seed, dtype="float32"):
@@ -59,9 +64,8 @@ class ReferenceTest(parameterized.TestCase):
             num_experts,
             dtype=dtype,
             seed=seed,
-            **fitting(kwargs, num_experts),
+            **fitting(kwargs, capacity, num_experts),
             **groups,
-            **capacity,
         )
         x, mask = example(batch, length, seed, dtype)
         outputs = run(layer, x, mask=ops.array(mask))
@@ -77,7 +81,7 @@ class ReferenceTest(parameterized.TestCase):
     def test_gradients_equal_those_of_all_experts_on_all_tokens(
         self, batch, length, num_experts, kwargs, groups, capacity, seed
     ):
-        kwargs = {**fitting(kwargs, num_experts), **groups, **capacity}
+        kwargs = {**fitting(kwargs, capacity, num_experts), **groups}
         layer = make(num_experts, seed=seed, **kwargs)
         x, mask = example(batch, length, seed)
         layer(x)
@@ -94,6 +98,28 @@ class ReferenceTest(parameterized.TestCase):
         expected, expected_grads = layer_gradients(layer, theirs, x)
         np.testing.assert_allclose(value, expected, atol=1e-4)
         for gradient, wanted in zip(grads, expected_grads, strict=True):
+            np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+
+    def test_expert_choice_equals_one_hot_dispatch_with_gradients(self):
+        layer = make(8, routing="expert_choice", capacity_factor=1.25)
+        x = tokens(32, 6)
+        layer(x)
+        taken = reference.assignments(layer, x)
+        self.assertEqual(taken.sum(0).tolist(), [5] * 8)
+        self.assertLessEqual({0, 1, 2, 3}, set(taken.sum(1)))
+        weight = np.cos(np.arange(32 * 6)).reshape(32, 6).astype("float32")
+
+        def ours(x):
+            return ops.sum(layer(x) * weight)
+
+        def theirs(x):
+            return ops.sum(reference.one_hot_expert_choice(layer, x, taken) * weight)
+
+        value, grads = layer_gradients(layer, ours, x)
+        expected, expected_grads = layer_gradients(layer, theirs, x)
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
+        for gradient, wanted in zip(grads, expected_grads, strict=True):
+            self.assertGreater(np.abs(wanted).max(), 0)
             np.testing.assert_allclose(gradient, wanted, atol=1e-4)
 
     def test_equals_one_hot_dispatch_with_gradients(self):
@@ -115,31 +141,30 @@ class ReferenceTest(parameterized.TestCase):
             self.assertGreater(np.abs(wanted).max(), 0)
             np.testing.assert_allclose(gradient, wanted, atol=1e-4)
 
-    @parameterized.parameters("drop", "dropless")
-    def test_gradients_equal_finite_differences(self, overflow):
+    @parameterized.parameters(
+        {"overflow": "drop", "num_selected_experts": 2},
+        {"overflow": "dropless", "num_selected_experts": 2},
+        {"routing": "expert_choice"},
+    )
+    def test_gradients_equal_finite_differences(self, **kwargs):
         normal = keras.initializers.RandomNormal(0, 1, seed=5)
-        layer = make(
-            3,
-            overflow=overflow,
-            num_selected_experts=2,
-            activation="tanh",
-            gated=True,
-            kernel_initializer=normal,
-        )
+        layer = make(3, activation="tanh", gated=True, kernel_initializer=normal, **kwargs)
         x = tokens(2, 7, 4)
-        experts = ops.convert_to_numpy(layer.route(x).experts)
+        start = layer.route(x)
+        experts, taken = ops.convert_to_numpy(start.experts), ops.convert_to_numpy(start.kept)
         _, grads = layer_gradients(layer, lambda x: ops.sum(ops.square(layer(x))), x)
         for variable, gradient in zip(layer.trainable_variables, grads[1:], strict=True):
-            start = np.asarray(variable)
+            value = np.asarray(variable)
             direction = gradient / np.linalg.norm(gradient)
             values = []
             for step in (1e-2, -1e-2):
-                variable.assign(start + step * direction)
+                variable.assign(value + step * direction)
                 # The loss is smooth only while no token changes its experts.
-                chosen = ops.convert_to_numpy(layer.route(x).experts)
-                np.testing.assert_array_equal(chosen, experts)
+                record = layer.route(x)
+                np.testing.assert_array_equal(ops.convert_to_numpy(record.experts), experts)
+                np.testing.assert_array_equal(ops.convert_to_numpy(record.kept), taken)
                 values.append(float(ops.sum(ops.square(layer(x)))))
-            variable.assign(start)
+            variable.assign(value)
             slope = (values[0] - values[1]) / 2e-2
             self.assertGreater(slope, 0.1)
             self.assertAlmostEqual(slope / np.linalg.norm(gradient), 1.0, delta=0.02)

@@ -1,11 +1,13 @@
 """SavedModels of any Keras model with Switch layers."""
 
 import pathlib
+import warnings
 
 import keras
 import tensorflow as tf
 
 from keras_switch import atomic
+from keras_switch.layers import SwitchDense
 from keras_switch.layers import dropless
 
 
@@ -13,7 +15,9 @@ def export_saved_model(model, path):
     """Exports a functional model as a SavedModel whose experts drop no token.
 
     An answer then does not depend on the other rows of its batch. Dimensions of size
-    `None` stay unknown.
+    `None` stay unknown. Experts that choose their tokens, `routing="expert_choice"`, keep
+    their capacity: a warning says so unless the layer has `group_size="row"` and, where the
+    length is unknown, an `expert_capacity`.
 
     Args:
         model: `keras.Model`, functional or `Sequential`.
@@ -54,6 +58,7 @@ def write(model, function, signature, path, resources=()):
     `tf.saved_model.save` of a Keras 3 model does not. A kill leaves the versions before
     as they were, and no half of a new one.
     """
+    _warn_of_neighbours(model, tf.nest.flatten(signature))
     path = pathlib.Path(path)
     path.mkdir(parents=True, exist_ok=True)
     version = path / str(_next_version(path))
@@ -71,6 +76,22 @@ def write(model, function, signature, path, resources=()):
     with atomic.whole(version) as beside:
         archive.write_out(beside, verbose=False)
     return version
+
+
+def _warn_of_neighbours(model, signature):
+    """Says where an answer depends on the other rows of its batch, or on their length."""
+    lengths_vary = any(x.dtype == tf.string or None in x.shape[1:] for x in signature)
+    for layer in model._flatten_layers():
+        if not isinstance(layer, SwitchDense) or layer.algorithm.is_token_wise:
+            continue
+        if layer.group_size != "row" or (lengths_vary and layer.expert_capacity is None):
+            warnings.warn(
+                "An answer of the exported model depends on the rows that share its batch: "
+                f"`{layer.path}` has `routing={layer.routing!r}`, whose experts keep their "
+                'capacity. Make the layer with `group_size="row"`, and with `expert_capacity` '
+                "where the length is unknown.",
+                stacklevel=4,
+            )
 
 
 def _next_version(path):

@@ -113,7 +113,8 @@ def resolve(routing):
     """
     if not isinstance(routing, dict):
         return routing
-    name = routing.get("registered_name")
+    is_function = routing.get("class_name") == "function"
+    name = routing.get("config" if is_function else "registered_name")
     found = keras.saving.get_registered_object(name)
     if found is None:
         raise ValueError(

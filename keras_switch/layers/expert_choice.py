@@ -41,10 +41,8 @@ def _is_among_largest(x_GSE, count):
     """Whether a value is among the `count` largest of its column, the first of equals."""
     x_GES = ops.transpose(x_GSE, (0, 2, 1))
     largest_GEC, at_GEC = ops.top_k(x_GES, count)
-    least_GE1 = largest_GEC[..., -1:]
-    is_least_GEC = largest_GEC == least_GE1
-    at_GEC = ops.where(is_least_GEC, ops.cast(at_GEC, "int32"), -1)
-    last_GE1 = ops.max(at_GEC, axis=-1, keepdims=True)
+    # The first of equals come first.
+    least_GE1, last_GE1 = largest_GEC[..., -1, None], ops.cast(at_GEC[..., -1, None], "int32")
     index_S = ops.arange(ops.shape(x_GES)[-1], dtype="int32")
     is_largest_GES = (x_GES > least_GE1) | ((x_GES == least_GE1) & (index_S <= last_GE1))
     return ops.transpose(is_largest_GES, (0, 2, 1))

@@ -19,6 +19,9 @@ def dropless():
     for serving use it; trained weights need no change. A compiled function, such as
     that of a `model.predict` before, keeps what it was traced with.
 
+    With `routing="expert_choice"` the capacity is no limit, but what an expert takes: such a
+    layer computes in the scope what it computes outside it.
+
     Example:
     >>> layer = keras_switch.layers.SwitchDense(num_experts=2, intermediate_dim=4)
     >>> with keras_switch.layers.dropless():

@@ -1,4 +1,4 @@
-"""The Switch layer: one expert a token."""
+"""The Switch layer: one expert a token, or what another routing algorithm says."""
 
 import math
 
@@ -34,6 +34,17 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
     float32 variables, unless `dtype` or the global policy says otherwise. On a TPU or a
     GPU call `keras_switch.tpu.highest_float32()` first: they round float32 products.
 
+    With `routing="expert_choice"` each expert takes as many real tokens of a group as its
+    capacity says (or all, if there are fewer), those with the largest `p_i(x)`. The output is
+    the sum of `p_i(x) * E_i(x)` over the experts that took the token: several, or none, which
+    gives 0. A token has `capacity_factor` experts on average, Zhou et al.'s `c`, in evaluation
+    as in training, and in the `dropless` scope too. It needs no balance loss; `overflow`,
+    `priority`, `num_selected_experts`, `eval_capacity_factor` and `balance_loss_weight` mean
+    nothing to it. The other tokens of a group decide which experts a token has: so it is for
+    encoders, and with the default groups an answer depends on the other rows of its batch.
+    `group_size="row"` makes rows independent of each other, though not of their length, which
+    the capacity counts with its padding: `expert_capacity` does that too.
+
     Args:
         num_experts: int. Number of experts.
         intermediate_dim: int. Hidden width of each expert.
@@ -45,6 +56,9 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         capacity_factor: float. Slots over tokens in training.
         eval_capacity_factor: float. Slots over tokens otherwise.
         min_capacity: int. The smallest capacity.
+        routing: `"token_choice"`, where tokens choose experts, as described above;
+            `"expert_choice"`, see below; or a function of your own, see
+            `keras_switch.layers.algorithms` and `docs/guides/routing_algorithm.md`.
         overflow: `"drop"`; `"reroute"`, where a token that finds no room tries its next
             choices; or `"dropless"`, where there is no capacity. `"reroute"` takes one
             selected expert.
@@ -92,6 +106,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
 
     Reference:
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), section 2
+    - [Zhou et al., 2022](https://arxiv.org/abs/2202.09368), for expert choice
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class SwitchTransformerBlock(keras.layers.Layer):
 
     In a causal block, `overflow="reroute"` and `num_selected_experts=2` let later tokens
     decide whether an earlier one finds room, in training and evaluation;
-    `priority="probability"` would make them the rule, and is refused.
+    `priority="probability"` and `routing="expert_choice"` would make them the rule, and
+    are refused.
 
     Args:
         num_heads: int. Number of attention heads.

@@ -1,6 +1,7 @@
 """A `SwitchBackbone` one token after another, with the key/value caches of its blocks.
 
-All of it computes without capacity: a text's continuation depends on no other text.
+All of it computes without capacity: a text's continuation depends on no other text, unless the
+encoder has `routing="expert_choice"` and groups that are no rows.
 """
 
 import typing

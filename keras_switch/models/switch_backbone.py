@@ -57,7 +57,8 @@ class SwitchBackbone(PresetBackbone):
         expert_attention: bool. Whether Switch layers give the queries, keys and values of the
             sparse blocks' self-attention.
         switch: Dictionary of further `SwitchDense` arguments, such as `num_selected_experts`
-            or `capacity_factor`.
+            or `capacity_factor`. `{"routing": "expert_choice"}` is for encoders, so it takes
+            `decoder_sparse_layers=[]`.
         kernel_initializer: Initializer of the feed-forwards' and experts' kernels.
         seed: int. Seed of the initializers, the dropouts and the routers' noise.
         dtype: Dtype or policy. Defaults to mixed bfloat16, or to the global policy if that was set.

@@ -36,6 +36,9 @@ def upcycle(
     - With several selected experts, `switch={"num_selected_experts": 2}`, their gates sum to one:
       copies are exact at any scale of the router, and nothing is scaled.
 
+    With `switch={"routing": "expert_choice"}` the number of a token's copies varies, and with it
+    its output: the model does not start where the dense one was.
+
     A router that starts anew is uneven, so a capacity factor of 1.25 drops tokens at first. The
     losses are equal in `keras_switch.layers.dropless()`, with `switch={"overflow": "dropless"}`,
     or with a large capacity factor. Only at padding, which no expert computes, outputs differ.

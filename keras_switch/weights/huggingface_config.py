@@ -124,6 +124,7 @@ def _num_sparse(backbone, side, layers):
 def _router(backbone):
     switch = {"num_selected_experts": 1, "exploration": "jitter", "jitter": 0.01}
     switch |= {"overflow": "drop", "priority": "position", "group_size": None}
+    switch |= {"routing": "token_choice"}
     switch |= {"balance_loss_weight": 0.01, "z_loss_weight": 0.0, "expert_capacity": None}
     switch |= backbone.switch
     if backbone.gated or backbone.expert_attention or switch["num_selected_experts"] != 1:
@@ -132,6 +133,8 @@ def _router(backbone):
             expert_attention=backbone.expert_attention,
             num_selected_experts=switch["num_selected_experts"],
         )
+    if switch["routing"] != "token_choice":
+        _cannot(routing=switch["routing"])
     limited = switch["overflow"] == "drop" and switch["expert_capacity"] is not None
     if limited and (switch["group_size"] != "row" or switch["priority"] != "position"):
         _cannot(**{name: switch[name] for name in ("group_size", "priority", "expert_capacity")})
