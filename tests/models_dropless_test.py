@@ -129,15 +129,34 @@ class DroplessTest(unittest.TestCase):
         for name, model in self.models.items():
             self.assert_examples_close(states(model, other), self.states[name])
 
-    def test_generation_is_greedy_by_the_whole_model(self):
+    def check_generation(self, model):
         """Token by token with a cache, as by all tokens at once."""
+        written = write(model, self.inputs["encoder_token_ids"], self.inputs)
+        self.assertGreater(len(np.unique(written)), 5)
+        read = {"decoder_token_ids": written, "decoder_padding_mask": np.ones_like(written)}
+        states_BLD = states(model, self.inputs | read)["decoder"]
+        logits = ops.convert_to_numpy(model.backbone.logits(states_BLD))
+        np.testing.assert_array_equal(written[:, 1:], logits[:, :-1].argmax(-1))
+
+    def test_generation_is_greedy_by_the_whole_model(self):
         for model in self.models.values():
-            written = write(model, self.inputs["encoder_token_ids"], self.inputs)
-            self.assertGreater(len(np.unique(written)), 5)
-            read = {"decoder_token_ids": written, "decoder_padding_mask": np.ones_like(written)}
-            states_BLD = states(model, self.inputs | read)["decoder"]
-            logits = ops.convert_to_numpy(model.backbone.logits(states_BLD))
-            np.testing.assert_array_equal(written[:, 1:], logits[:, :-1].argmax(-1))
+            self.check_generation(model)
+
+    def test_an_encoder_whose_experts_choose_is_independent_in_groups_of_a_row(self):
+        for group_size in ("row", None):
+            switch = {"routing": "expert_choice", "group_size": group_size, "min_capacity": 1}
+            model = build(switch=switch, decoder_sparse_layers=[])
+            model.compile(sampler="greedy")
+            self.check_generation(model)
+            together = states(model, self.inputs)["encoder"]
+            rows = ({name: x[i : i + 1] for name, x in self.inputs.items()} for i in range(3))
+            alone = np.concatenate([states(model, row)["encoder"] for row in rows])
+            real = self.inputs["encoder_padding_mask"] == 1
+            difference = np.abs(together - alone)[real].max()
+            if group_size == "row":
+                self.assertLess(difference, 1e-4)
+            else:
+                self.assertGreater(difference, 1e-2)
 
     def test_a_continuation_does_not_depend_on_its_batch(self):
         ids = self.inputs["encoder_token_ids"]

@@ -173,6 +173,13 @@ def plan_with_rerouting(choices_GSK, mask_GS, num_experts, capacity, gates_GSK=N
     return Plan(slots_GS[:, None], entries_GN, filled_GE), experts_GS[..., None]
 
 
+def at_most(capacity, size):
+    """The smaller of two sizes: an int, or an int32 scalar tensor."""
+    if isinstance(capacity, int) and isinstance(size, int):
+        return min(capacity, size)
+    return ops.minimum(capacity, size)
+
+
 def plan_of_experts(taken_GSE, capacity):
     """Gives each expert the tokens that it takes, earlier ones first.
 
@@ -183,14 +190,15 @@ def plan_of_experts(taken_GSE, capacity):
 
     Args:
         taken_GSE: bool tensor. The tokens that each expert takes. No padding.
-        capacity: int or int32 scalar tensor, at most `S`. Slots of each expert; tokens past
-            them are dropped.
+        capacity: int or int32 scalar tensor. Slots of each expert, of which there are no more
+            than tokens; tokens past them are dropped.
 
     Returns:
         A `Plan` whose entry `k` of a token is that of expert `k`.
     """
     taken_GES = ops.transpose(taken_GSE, (0, 2, 1))
     num_groups, num_experts, size = ops.shape(taken_GES)
+    capacity = at_most(capacity, size)
     place_GES = ops.cumsum(ops.cast(taken_GES, "int32"), axis=-1) - 1
     kept_GES = taken_GES & (place_GES < capacity)
     first_E = ops.arange(num_experts, dtype="int32") * capacity
