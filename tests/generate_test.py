@@ -1,4 +1,5 @@
 import unittest
+import unittest.mock
 
 import keras
 import keras_hub
@@ -26,7 +27,7 @@ SAMPLERS = {
     "contrastive": lambda: samplers.ContrastiveSampler(k=3, alpha=0.4),
 }
 PROMPTS = (5, 3, 4)
-# Tied random weights would repeat a token for ever, and other seeds soon do, or write padding.
+# Tied random weights would repeat a token for ever, and other seeds soon do.
 VARIED = {"tie_embedding_weights": False, "seed": 8}
 
 
@@ -85,6 +86,7 @@ class GenerateTest(parameterized.TestCase):
 
         def next(prompt, cache, index):
             states, logits = lm_helpers.uncached(self.model, inputs, prompt)
+            logits = ops.array(lm_helpers.without_padding(logits))
             return logits[:, index - 1], states[:, index - 1], cache
 
         prompt = inputs["decoder_token_ids"]
@@ -93,6 +95,18 @@ class GenerateTest(parameterized.TestCase):
         state = {"cache": (), "index": min(PROMPTS), "mask": mask, "hidden_states": states}
         expected = SAMPLERS[name]()(next=next, prompt=ops.array(prompt), **state)
         np.testing.assert_array_equal(written, numpy(expected))
+
+    @parameterized.parameters(*SAMPLERS)
+    def test_samplers_never_write_padding(self, name):
+        logits = self.model.backbone.logits
+
+        def of_padding(states):
+            return logits(states) + 100.0 * ops.one_hot(0, 30, dtype="float32")
+
+        inputs = lm_helpers.to_generate(3, PROMPTS)
+        with unittest.mock.patch.object(self.model.backbone, "logits", of_padding):
+            written, _ = write(self.model, inputs, sampler=SAMPLERS[name]())
+        self.assertTrue((written[~inputs["decoder_padding_mask"]] > 0).all(), written)
 
     def test_samplers_differ(self):
         inputs = lm_helpers.to_generate(3, PROMPTS)

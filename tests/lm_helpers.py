@@ -106,11 +106,18 @@ def compiled_on_jax(function):
     return compiled(function) if keras.backend.backend() == "jax" else function
 
 
+def without_padding(logits):
+    """Logits of which no sampler chooses id 0."""
+    logits = numpy(logits).copy()
+    logits[..., 0] = -1e9
+    return logits
+
+
 def greedy(model, inputs):
-    """The ids that are likeliest at each step, each step computed anew."""
+    """The ids other than 0 that are likeliest at each step, each step computed anew."""
     decoder_ids, mask = inputs["decoder_token_ids"].copy(), inputs["decoder_padding_mask"]
     for index in range(1, decoder_ids.shape[1]):
         _, logits = uncached(model, inputs, decoder_ids)
-        likeliest = numpy(logits)[:, index - 1].argmax(-1)
+        likeliest = without_padding(logits)[:, index - 1].argmax(-1)
         decoder_ids[:, index] = np.where(mask[:, index], decoder_ids[:, index], likeliest)
     return decoder_ids

@@ -25,7 +25,8 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
     lie on many cores. In training the logits' z-loss and the routers' losses are added.
 
     `generate` keeps the keys and values of what was read, and drops no token of any
-    expert: a text's continuation does not depend on its batch. A model that is split
+    expert: a text's continuation does not depend on its batch. It never writes padding, the
+    id 0, which no model is trained to write. A model that is split
     by a mesh generates through `mesh.whole(model)` on TensorFlow, and as it is on JAX.
 
     Args:
@@ -121,32 +122,35 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
 
         return checked
 
-    def generate_step(self, inputs, stop_token_ids=None):
+    def generate_step(self, inputs, stop_token_ids=None, sampler=None):
         """Writes what follows a batch of prompts; `generate` compiles it.
 
         Args:
             inputs: Dictionary of tensors, the model's inputs. The decoder's ids have the length
                 of the result, and its mask is true at the prompts, which start each row.
             stop_token_ids: Sequence of ints. Writing ends when each row has one of them.
+            sampler: `keras_hub.samplers.Sampler`. Defaults to that of `compile`.
 
         Returns:
             Dictionary of `decoder_token_ids` and, true up to the first stop, of
             `decoder_padding_mask`, `(batch, length)`.
         """
+        sampler = self.sampler if sampler is None else sampler
         token_ids = ops.cast(inputs["decoder_token_ids"], "int32")
         is_prompt = ops.cast(inputs["decoder_padding_mask"], "bool")
         memory = cached_decoding.read(
             self.backbone, inputs["encoder_token_ids"], inputs["encoder_padding_mask"]
         )
         index = ops.min(ops.sum(ops.cast(is_prompt, "int32"), axis=-1))
-        hidden_states, caches = self._read_prompts(token_ids, index, memory)
+        compares = isinstance(sampler, keras_hub.samplers.ContrastiveSampler)
+        hidden_states, caches = self._read_prompts(token_ids, index, memory, compares)
 
         def next(prompt, cache, index):
             token = ops.slice(prompt, (0, index - 1), (ops.shape(prompt)[0], 1))
             x, cache = cached_decoding.step(self.backbone, token, index - 1, cache, memory)
-            return self.backbone.logits(x)[:, 0], x[:, 0], cache
+            return _without_padding(self.backbone.logits(x)[:, 0]), x[:, 0], cache
 
-        token_ids = self.sampler(
+        token_ids = sampler(
             next=next,
             prompt=token_ids,
             cache=caches,
@@ -164,11 +168,11 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             is_text = ops.equal(ops.cumsum(is_stop, axis=-1) - is_stop, 0)
         return {"decoder_token_ids": token_ids, "decoder_padding_mask": is_text}
 
-    def _read_prompts(self, token_ids, index, memory):
+    def _read_prompts(self, token_ids, index, memory, compares):
         """Hidden states and caches of the prompts.
 
         Every sampler reads the token before `index` itself. So there is nothing to read where
-        the prompts are one token each, unless the sampler compares hidden states.
+        the prompts are one token each, unless the sampler `compares` hidden states.
         """
         batch, length = ops.shape(token_ids)
         caches = cached_decoding.empty_caches(self.backbone, batch, length)
@@ -180,7 +184,6 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             shape = (batch, length, self.backbone.hidden_dim)
             return ops.zeros(shape, dtype=self.backbone.compute_dtype), caches
 
-        compares = isinstance(self.sampler, keras_hub.samplers.ContrastiveSampler)
         return read() if compares else ops.cond(index > 1, read, skip)
 
     @classmethod
@@ -205,6 +208,11 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def get_config(self):
         return super().get_config() | {"z_loss_weight": self.z_loss_weight}
+
+
+def _without_padding(logits):
+    """Logits with which every sampler gives id 0, padding, the probability 0."""
+    return ops.where(ops.arange(ops.shape(logits)[-1]) == 0, -1e9, logits)
 
 
 def _check_prompts(mask):
