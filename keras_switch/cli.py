@@ -68,9 +68,9 @@ def _pretrain(values):
     tpu.highest_float32()
     names = [field.name for field in dataclasses.fields(pretrain.PretrainConfig)]
     config = pretrain.PretrainConfig(**{name: values[name].value for name in names})
-    model, vocabulary = pretrain.pretrain(config, values.output_dir, restart=values.restart)
+    model = pretrain.pretrain(config, values.output_dir, restart=values.restart)
     output_dir = pathlib.Path(values.output_dir)
-    path = export.export_text_model(model, vocabulary, output_dir / "saved_model")
+    path = export.export_text_model(model, output_dir / "saved_model")
     print(f"Exported {path}, which takes and gives text.")
     export.ask_in_another_process(path, EXAMPLE)
 

@@ -69,11 +69,25 @@ class PretrainTest(unittest.TestCase):
             "figures/loss.png",
             "figures/expert_load.png",
             "saved_model/1/saved_model.pb",
+            "model/model.weights.h5",
+            "model/assets/tokenizer/vocabulary.spm",
         ):
             self.assertTrue((self.whole / name).is_file(), name)
         for words in ("tokens/s", "dropped", "val_nats_per_token", "Filled: ", "without keras or"):
             self.assertIn(words, self.output)
+        self.assertNotIn("Assets written to", self.output)
         self.assertEqual(state_of(self.whole).step, 18)
+
+    def test_the_saved_model_generates_in_a_fresh_process(self):
+        code = (
+            "from keras_switch.models import SwitchSeq2SeqLM as Model; "
+            f"print('Wrote:', Model.from_preset({str(self.whole / 'model')!r})"
+            ".generate('The <extra_id_0> of the people'))"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        self.assertRegex(result.stdout, "Wrote: .+")
 
     def test_a_second_run_finds_the_run_finished(self):
         output = run("pretrain", f"--output_dir={self.whole}", *self.flags)

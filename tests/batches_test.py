@@ -6,15 +6,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switch.data import SpanCorruptionBatches
-from keras_switch.data import batches as batches_module
 
-VOCABULARY = types.SimpleNamespace(num_sentinels=100, first_sentinel=9999)
+TOKENIZER = types.SimpleNamespace(
+    sentinel_ids=range(9999, 9899, -1), end_token_id=1, pad_token_id=0
+)
 
 
 def make(num_chunks=10, batch_size=4, seed=0, inputs_length=32):
     # A chunk for 32 inputs has 34 tokens.
     tokens = np.arange(100, 100 + 34 * num_chunks + 3)
-    return SpanCorruptionBatches(tokens, VOCABULARY, inputs_length, batch_size, seed=seed)
+    return SpanCorruptionBatches(tokens, TOKENIZER, inputs_length, batch_size, seed=seed)
 
 
 def collect(dataset):
@@ -41,11 +42,32 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
 
     def test_masks_are_zero_at_padding_only(self):
         inputs, targets = tf.constant([[5, 1, 0]]), tf.constant([[7, 1, 0, 0]])
-        x, _, weights = batches_module._to_fit(inputs, targets)
+        x, _, weights = make()._to_fit(inputs, targets)
         self.assertEqual(x["encoder_padding_mask"].numpy().tolist(), [[1, 1, 0]])
         self.assertEqual(x["decoder_token_ids"].numpy().tolist(), [[0, 7, 1, 0]])
         self.assertEqual(x["decoder_padding_mask"].numpy().tolist(), [[1, 1, 1, 0]])
         self.assertEqual(weights.numpy().tolist(), [[1, 1, 0, 0]])
+
+    def test_every_density_fills_the_inputs(self):
+        tokens = np.arange(100, 5100)
+        for inputs_length in (5, 128):
+            for percent in (10, 30, 50, 70, 80, 90):
+                with self.subTest(inputs_length=inputs_length, percent=percent):
+                    batches = SpanCorruptionBatches(
+                        tokens, TOKENIZER, inputs_length, 2, noise_density=percent / 100
+                    )
+                    ((encoder, _, targets, weights),) = collect(batches.dataset(num_batches=1))
+                    self.assertEqual(encoder.shape, (2, inputs_length))
+                    self.assertEqual(targets.shape, (2, batches.targets_length))
+                    self.assertTrue((weights == 1).all() and (encoder > 0).all())
+
+    def test_ids_are_those_of_the_tokenizer(self):
+        tokenizer = types.SimpleNamespace(sentinel_ids=[7, 9, 8, 6], end_token_id=2, pad_token_id=3)
+        batches = SpanCorruptionBatches(np.arange(100, 500), tokenizer, 16, 4, noise_density=0.4)
+        ((encoder, decoder, targets, _),) = collect(batches.dataset(num_batches=1))
+        for row in (*encoder, *targets):
+            self.assertEqual([i for i in row if i < 100], [*tokenizer.sentinel_ids[:3], 2])
+        self.assertTrue((decoder[:, 0] == 3).all())
 
     def test_an_epoch_visits_each_token_once(self):
         seen = []
@@ -84,7 +106,7 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
             make(batch_size=0)
         with self.assertRaisesRegex(ValueError, "`tokens` must fill a batch of 11 chunks of 34"):
             make(batch_size=11)
-        with self.assertRaisesRegex(ValueError, "`inputs_length` needs [0-9]+ sentinels"):
+        with self.assertRaisesRegex(ValueError, "`inputs_length` needs 114 sent.* has 100"):
             make(num_chunks=900, inputs_length=2048)
 
 

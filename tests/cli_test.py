@@ -212,7 +212,7 @@ class CommandLineTest(unittest.TestCase):
 
     def test_pretrain_asks_for_true_float32_and_exports(self):
         calls = unittest.mock.Mock()
-        calls.pretrain.return_value = ("model", "vocabulary")
+        calls.pretrain.return_value = "model"
         values = unittest.mock.MagicMock(output_dir="/somewhere", restart=False)
         with (
             unittest.mock.patch.object(tpu, "highest_float32", calls.highest_float32),
@@ -225,7 +225,7 @@ class CommandLineTest(unittest.TestCase):
         names = [call[0] for call in calls.method_calls]
         self.assertEqual(names, ["highest_float32", "pretrain", "export_text_model", "ask"])
         path = pathlib.Path("/somewhere/saved_model")
-        calls.export_text_model.assert_called_with("model", "vocabulary", path)
+        calls.export_text_model.assert_called_with("model", path)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import subprocess
 import sys
@@ -7,20 +8,39 @@ import unittest.mock
 import warnings
 
 import keras
+import keras_hub
 import lm_helpers
 import numpy as np
 import tensorflow as tf
+import tokenizer_helpers
 
 from keras_switch import atomic
 from keras_switch import export
-from keras_switch.data import Vocabulary
 from keras_switch.export import blanks
 from keras_switch.export import serve
-from keras_switch.export import text_model
 from keras_switch.layers import SwitchDense
 from keras_switch.layers import dropless
+from keras_switch.models import SwitchSeq2SeqLMPreprocessor
+from keras_switch.models import SwitchTokenizer
 
-LINES = ["The people of the states.", "The union of the people.", "A nation of laws."] * 30
+TEXT = "The people<extra_id_0> of the house."
+LEARNED = {
+    "encoder_text": [TEXT, "a <extra_id_0> house <extra_id_1>"],
+    "decoder_text": ["<extra_id_0> walk", "<extra_id_0> small <extra_id_1> sleeps"],
+}
+# Asks a SavedModel in a session, as TensorFlow Serving does.
+SESSION = """
+import importlib.util, json, pathlib, sys
+import tensorflow as tf
+(package,) = importlib.util.find_spec("tensorflow_text").submodule_search_locations
+tf.load_op_library(str(pathlib.Path(package, "python/ops/_sentencepiece_tokenizer.so")))
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    model = tf.compat.v1.saved_model.load(session, ["serve"], sys.argv[1])
+    signature = model.signature_def["serving_default"]
+    names = {name: signature.outputs[name].name for name in ("ids", "filled")}
+    answers = session.run(names, {signature.inputs["text"].name: sys.argv[2:]})
+print(json.dumps([answers["ids"].tolist(), [text.decode() for text in answers["filled"]]]))
+"""
 
 
 def saved_model_cli(path, inputs_name, expression):
@@ -34,7 +54,10 @@ def saved_model_cli(path, inputs_name, expression):
 
 class FillTest(unittest.TestCase):
     def fill(self, inputs, completions):
-        return blanks.fill(tf.constant(inputs), tf.constant(completions), 90, 99).to_list()
+        sentinels = range(99, 89, -1)
+        return blanks.fill(
+            tf.constant(inputs), tf.constant(completions), sentinels, [1, 0]
+        ).to_list()
 
     def test_spans_take_the_place_of_their_sentinels(self):
         self.assertEqual(
@@ -130,7 +153,7 @@ class SavedModelTest(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "need the TensorFlow backend.*'jax'"):
                 export.export_saved_model(self.model, self.directory / "jax")
             with self.assertRaisesRegex(ValueError, "need the TensorFlow backend.*'jax'"):
-                export.export_text_model(self.model, None, self.directory / "jax")
+                export.export_text_model(self.model, self.directory / "jax")
 
     def test_bad_models_are_explained(self):
         with self.assertRaisesRegex(ValueError, "`model` must be a built functional or Sequential"):
@@ -138,70 +161,117 @@ class SavedModelTest(unittest.TestCase):
 
 
 class TextModelTest(unittest.TestCase):
+    """A model of more ids than its tokenizer has pieces, as converted ones are."""
+
     @classmethod
     def setUpClass(cls):
         directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(directory.cleanup)
-        cls.vocabulary = Vocabulary.train(LINES, vocabulary_size=30, num_sentinels=10)
-        cls.model = lm_helpers.make()
-        cls.path = export.export_text_model(
-            cls.model, cls.vocabulary, pathlib.Path(directory.name) / "text", max_length=12
-        )
-        cls.serve = tf.saved_model.load(str(cls.path)).signatures["serving_default"]
+        cls.directory = pathlib.Path(directory.name)
+        cls.model = lm_helpers.make(vocabulary_size=160, seed=8, tie_embedding_weights=False)
+        tokenizer = SwitchTokenizer(tokenizer_helpers.spiece_model())
+        cls.model.preprocessor = SwitchSeq2SeqLMPreprocessor(tokenizer, 16, 13)
+        cls.model.compile(keras.optimizers.Adam(0.01), sampler="greedy", jit_compile=False)
+        cls.model.fit(tf.data.Dataset.from_tensors(LEARNED).repeat(50), verbose=0)
+        keras.utils.set_random_seed(1)  # It frees the tokenizer of TensorFlow's Text library.
+        cls.path = export.export_text_model(cls.model, cls.directory / "text", max_length=12)
+        cls.signature = tf.saved_model.load(str(cls.path)).signatures["serving_default"]
 
-    def decode_without_caches(self, text):
-        ids = [*self.vocabulary.tokenize([text])[0].numpy(), 1]
-        written = [0]
+    def serve(self, texts):
+        outputs = self.signature(text=tf.constant(texts, tf.string))
+        return {name: output.numpy() for name, output in outputs.items()}
+
+    def ask_a_session(self, path):
+        command = [sys.executable, "-c", SESSION, str(path), TEXT]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return json.loads(output)
+
+    def test_writes_what_generate_writes(self):
+        texts = [
+            TEXT,
+            "",
+            "a <extra_id_3>",
+            "日本 \u0301\U0001f600 <extra_id_0>",
+            "the people " * 99,
+        ]
+        outputs = self.serve(texts)
+        completions = [text.decode() for text in outputs["completion"]]
+        self.assertEqual(completions, self.model.generate(texts, max_length=13))
+        self.assertGreater(len(set(completions)), 2)
+        self.assertEqual(outputs["ids"].shape, (5, 12))
+
+    def test_equals_decoding_without_caches(self):
+        ids = [*self.model.preprocessor.tokenizer(TEXT), 1]
         inputs = {
             "encoder_token_ids": np.array([ids]),
             "encoder_padding_mask": np.ones((1, len(ids))),
+            "decoder_token_ids": np.zeros((1, 13), "int32"),
+            "decoder_padding_mask": np.eye(1, 13, dtype=bool),
         }
-        for _ in range(12):
-            _, logits = lm_helpers.uncached(self.model, inputs, np.array([written]))
-            written.append(int(np.argmax(logits[0, -1, 1:])) + 1)
-            if written[-1] == 1:
-                break
-        return written[1:] + [0] * (13 - len(written))
-
-    def test_equals_decoding_without_caches(self):
-        for text in ("The people<extra_id_0> of the states.", "A nation<extra_id_0>."):
-            ids = self.serve(text=tf.constant([text]))["ids"].numpy()[0].tolist()
-            self.assertEqual(ids, self.decode_without_caches(text))
+        written = lm_helpers.greedy(self.model, inputs)[0, 1:].tolist()
+        written = written[: written.index(1) + 1] if 1 in written else written
+        self.assertEqual(self.serve([TEXT])["ids"][0, : len(written)].tolist(), written)
 
     def test_an_answer_does_not_depend_on_its_neighbours(self):
-        texts = ["The<extra_id_0> of laws.", "A nation of people of the states of the union."]
-        together = self.serve(text=tf.constant(texts))
+        texts = ["The<extra_id_0> of the house.", "A house of people of the small house."]
+        together = self.serve(texts)
         for number, text in enumerate(texts):
-            alone = self.serve(text=tf.constant([text]))
+            alone = self.serve([text])
             for name in ("filled", "completion", "ids"):
                 np.testing.assert_array_equal(together[name][number], alone[name][0])
 
+    def test_blanks_are_filled_and_ids_end_with_zeros(self):
+        outputs = self.serve(LEARNED["encoder_text"])
+        filled = ["The people walk of the house.", "a small house sleeps"]
+        self.assertEqual([text.decode() for text in outputs["filled"]], filled)
+        completions = ["<extra_id_0> walk", "<extra_id_0> small<extra_id_1> sleeps"]
+        self.assertEqual([text.decode() for text in outputs["completion"]], completions)
+        self.assertEqual(outputs["ids"][0].tolist(), [142, 8, 1] + [0] * 9)
+
+    def test_no_text_gives_no_answer(self):
+        outputs = self.serve([])
+        self.assertEqual(outputs["ids"].shape, (0, 12))
+        self.assertEqual((len(outputs["filled"]), len(outputs["completion"])), (0, 0))
+
+    def test_texts_are_cut_to_the_length_of_the_preprocessor(self):
+        # Fifteen words and the end.
+        cut, long = (self.serve(["the people of " * times + "a house"]) for times in (5, 50))
+        for name in ("filled", "completion", "ids"):
+            np.testing.assert_array_equal(cut[name], long[name])
+
     def test_answers_without_keras_and_in_a_session(self):
-        text = "The people<extra_id_0> of the states."
-        expected = self.serve(text=tf.constant([text]))["filled"].numpy()[0].decode()
-        command = [sys.executable, serve.__file__, str(self.path), text]
+        expected = self.serve([TEXT])
+        filled, ids = expected["filled"][0].decode(), expected["ids"][0]
+        command = [sys.executable, serve.__file__, str(self.path), TEXT]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        self.assertIn(f"Filled: {expected}", output)
+        self.assertIn(f"Filled: {filled}", output)
         self.assertIn("without keras or keras_switch", output)
+        self.assertEqual(self.ask_a_session(self.path), [[ids.tolist()], [filled]])
+
+    def test_the_sampler_is_chosen_and_nothing_is_said(self):
+        sampler = keras_hub.samplers.TopKSampler(k=20, seed=0, temperature=100.0)
+        # TensorFlow would tell the name of a folder that is gone.
+        with self.assertNoLogs("tensorflow", "INFO"):
+            path = export.export_text_model(self.model, self.directory / "top_k", 12, sampler)
+        signature = tf.saved_model.load(str(path)).signatures["serving_default"]
+        texts = {signature(text=tf.constant([TEXT]))["completion"].numpy()[0] for _ in range(3)}
+        self.assertEqual(len(texts), 3)
+        self.assertEqual(len(self.ask_a_session(path)[0][0]), 12)
 
     def test_bad_arguments_are_explained(self):
         with self.assertRaisesRegex(ValueError, "`max_length` must be a positive integer"):
-            export.export_text_model(self.model, self.vocabulary, "/nowhere", max_length=0)
-        other = Vocabulary.train(LINES, vocabulary_size=29, num_sentinels=9)
-        with self.assertRaisesRegex(ValueError, "`vocabulary` must be the model's own"):
-            export.export_text_model(self.model, other, "/nowhere")
+            export.export_text_model(self.model, "/nowhere", max_length=0)
+        for model in (lm_helpers.make(), keras.Sequential()):
+            with self.assertRaisesRegex(ValueError, "a `SwitchSeq2SeqLM` with a preprocessor"):
+                export.export_text_model(model, "/nowhere")
+        small = lm_helpers.make(vocabulary_size=142)
+        small.preprocessor = self.model.preprocessor
+        with self.assertRaisesRegex(ValueError, "143 pieces, and a model of 142 ids"):
+            export.export_text_model(small, "/nowhere")
 
     def test_a_process_that_fails_is_explained(self):
         with self.assertRaisesRegex(RuntimeError, "was to answer failed.*exit code 1(.|\n)*Error"):
             export.ask_in_another_process("/nowhere", "The people.")
-
-    def test_the_decoder_writes_as_many_ids_as_asked(self):
-        decoder = text_model.GreedyDecoder(self.model, 5)
-        self.assertEqual(decoder(tf.constant([[5, 6, 1, 0]])).shape, (1, 5))
-
-    def test_the_decoder_never_writes_padding(self):
-        logits = tf.constant([[9.0, 1.0, 2.0, 8.0], [9.0, -1.0, -2.0, -8.0]])
-        self.assertEqual(text_model._likeliest(logits).numpy().tolist(), [3, 1])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import tempfile
 import unittest
 import unittest.mock
 
-from keras_switch.data import Vocabulary
+import keras
+import numpy as np
+
+from keras_switch import atomic
 from keras_switch.data import read_corpus
+from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.training import checkpoint
 from keras_switch.training import pretrain
 
@@ -35,8 +39,8 @@ def run(config, directory, **kwargs):
     """Runs the recipe; returns what it returns, and what it prints."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        result = pretrain.pretrain(config, directory, **kwargs)
-    return *result, output.getvalue()
+        model = pretrain.pretrain(config, directory, **kwargs)
+    return model, output.getvalue()
 
 
 class PretrainTest(unittest.TestCase):
@@ -49,7 +53,7 @@ class PretrainTest(unittest.TestCase):
         cls.corpus = cls.root / "corpus.txt"
         cls.corpus.write_text("\n".join(cls.lines))
         cls.directory = cls.root / "whole"
-        cls.model, cls.vocabulary, cls.output = run(cls.config(), cls.directory)
+        cls.model, cls.output = run(cls.config(), cls.directory)
         cls.state = checkpoint.read_state(checkpoint.latest(cls.directory / "checkpoints"))
 
     @classmethod
@@ -73,11 +77,40 @@ class PretrainTest(unittest.TestCase):
         self.assertIn(f"{history['val_nats_per_token'][-1]:.2f}.", self.output)
 
     def test_a_second_run_finds_the_run_finished(self):
-        model, _, output = run(self.config(), self.directory)
+        model, output = run(self.config(), self.directory)
         self.assertIn("nothing left to train", output)
         self.assertNotIn("Epoch 1/2", output)
-        for x, y in zip(model.get_weights(), self.model.get_weights(), strict=True):
-            self.assertTrue((x == y).all())
+        for other in (model, SwitchSeq2SeqLM.from_preset(str(self.directory / "model"))):
+            for x, y in zip(other.get_weights(), self.model.get_weights(), strict=True):
+                np.testing.assert_array_equal(x, y)
+        self.assertEqual(list(self.directory.glob(".*")), [])
+
+    def test_saves_a_model_that_takes_and_gives_text(self):
+        self.assertIn(f"Saved {self.directory / 'model'}", self.output)
+        model = SwitchSeq2SeqLM.from_preset(str(self.directory / "model"), dtype="float32")
+        self.assertEqual(model.preprocessor.encoder_sequence_length, 32)
+        texts = ["The <extra_id_0> of the people", ""]
+        written = []
+        for one in (model, self.model):
+            one.compile(keras.optimizers.Adam(0.01), sampler="greedy", jit_compile=False)
+            written.append(one.generate(texts))
+        self.assertEqual(written[0], written[1])
+        self.assertEqual([type(text) for text in written[0]], [str, str])
+        self.assertTrue(written[0][0])
+        pairs = {"encoder_text": texts, "decoder_text": ["<extra_id_0> union", "laws"]}
+        losses = model.fit(pairs, epochs=3, verbose=0).history["loss"]
+        self.assertLess(losses[-1], losses[0])
+
+    def test_a_failed_save_leaves_no_half(self):
+        folder = self.root / "half" / "model"
+        with unittest.mock.patch.object(atomic, "sync", side_effect=OSError("full")):
+            with self.assertRaisesRegex(OSError, "full"):
+                pretrain.save(self.model, folder)
+        self.assertEqual(list(folder.parent.iterdir()), [])
+        for _ in range(2):
+            with contextlib.redirect_stdout(io.StringIO()):
+                pretrain.save(self.model, folder)
+            self.assertEqual([path.name for path in folder.parent.iterdir()], ["model"])
 
     def test_a_run_stopped_in_an_epoch_resumes_to_the_same_history(self):
         directory = self.root / "stopped"
@@ -91,11 +124,21 @@ class PretrainTest(unittest.TestCase):
         with unittest.mock.patch.object(checkpoint.Checkpoint, "save", save_and_stop):
             with self.assertRaises(KeyboardInterrupt):
                 run(self.config(), directory, checkpoint_every=3)
-        _, _, output = run(self.config(), directory, checkpoint_every=3)
+        _, output = run(self.config(), directory, checkpoint_every=3)
         self.assertIn("resumed, at step 6", output)
         state = checkpoint.read_state(checkpoint.latest(directory / "checkpoints"))
         self.assertEqual(state.history, self.state.history)
         self.assertEqual(state.parts, self.state.parts)
+
+    def test_a_damaged_vocabulary_is_named(self):
+        directory = self.root / "damaged"
+        directory.mkdir()
+        (directory / "config.json").write_text((self.directory / "config.json").read_text())
+        with self.assertRaisesRegex(FileNotFoundError, "damaged/vocabulary.model"):
+            run(self.config(), directory)
+        (directory / "vocabulary.model").write_bytes(b"no model")
+        with self.assertRaisesRegex(ValueError, "a SentencePiece model.*damaged/vocabulary.model"):
+            run(self.config(), directory)
 
     def test_other_settings_are_refused_and_restart_moves_the_run_aside(self):
         directory = self.root / "other"
@@ -132,17 +175,17 @@ class PretrainTest(unittest.TestCase):
         config = self.config(batch_size=64)
         message = "corpus that is held out, 8 of 400 lines, is too short.*must fill a batch of 64"
         with self.assertRaisesRegex(ValueError, message):
-            pretrain.prepare_data(config, self.lines, Vocabulary(self.vocabulary.model))
+            pretrain.prepare_data(config, self.lines, self.model.preprocessor.tokenizer)
 
-    def test_batches_are_those_of_the_vocabulary(self):
+    def test_batches_are_those_of_the_tokenizer(self):
         with contextlib.redirect_stdout(io.StringIO()):
-            vocabulary, train, held_out = pretrain.prepare_data(
+            tokenizer, train, held_out = pretrain.prepare_data(
                 self.config(noise_density=0.3), self.lines
             )
-        self.assertEqual(vocabulary.model, self.vocabulary.model)
+        self.assertEqual(tokenizer.proto, self.model.preprocessor.tokenizer.proto)
         for batches in (train, held_out):
             self.assertEqual(batches.inputs_length, 32)
-            self.assertEqual(batches.noise[0], 0.3)
+            self.assertAlmostEqual(batches.plan.num_noise / batches.plan.length, 0.3, delta=0.02)
 
 
 if __name__ == "__main__":

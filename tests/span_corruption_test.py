@@ -7,6 +7,7 @@ from absl.testing import parameterized
 from keras_switch.data import span_corruption
 
 FIRST_SENTINEL = 999
+SENTINELS = range(FIRST_SENTINEL, FIRST_SENTINEL - 100, -1)
 
 
 def corrupt_naively(tokens, mask):
@@ -42,48 +43,55 @@ def restore(inputs, targets):
 class SpanCorruptionTest(parameterized.TestCase):
     @parameterized.parameters((512, 568, 114), (1024, 1137, 229))
     def test_lengths_are_those_of_t5(self, inputs_length, raw_length, targets_length):
-        self.assertEqual(span_corruption.lengths(inputs_length), (raw_length, targets_length))
+        plan = span_corruption.plan(inputs_length)
+        self.assertEqual((plan.length, plan.targets_length), (raw_length, targets_length))
+        self.assertEqual(plan.inputs_length, inputs_length)
 
-    @parameterized.parameters(4, 5, 17, 64, 128, 200)
+    @parameterized.parameters(4, 5, 17, 64, 127, 128)
     def test_inputs_and_targets_have_the_promised_lengths(self, inputs_length):
-        raw_length, targets_length = span_corruption.lengths(inputs_length)
-        tokens = tf.range(100, 100 + raw_length)
-        for seed in range(5):
-            mask = span_corruption.noise_mask(raw_length, tf.constant([seed, 7]))
-            inputs, targets = span_corruption.corrupt(tokens, mask, FIRST_SENTINEL)
-            self.assertLen(inputs, inputs_length)
-            self.assertLen(targets, targets_length)
+        for percent in (1, 15, 30, 50, 67, 80, 90):
+            for mean_span in (1, 3.0, 50):
+                plan = span_corruption.plan(inputs_length, percent / 100, mean_span)
+                tokens = tf.range(100, 100 + plan.length)
+                mask = span_corruption.noise_mask(plan, tf.constant([percent, 7]))
+                both = span_corruption.corrupt(tokens, mask, range(10**6, 0, -1), 1)
+                self.assertEqual(plan.inputs_length, inputs_length)
+                self.assertEqual([len(x) for x in both], [inputs_length, plan.targets_length])
+                if inputs_length >= 64:
+                    share = plan.num_noise / plan.length
+                    self.assertAlmostEqual(share, percent / 100, delta=0.01)
 
-    @parameterized.parameters((0.15, 3.0), (0.3, 2.0), (0.5, 5.0), (0.1, 1.0))
+    @parameterized.parameters((0.15, 3.0), (0.3, 2.0), (0.5, 5.0), (0.1, 1.0), (0.8, 3.0))
     def test_equals_the_naive_loop_and_can_be_undone(self, density, mean_span):
-        tokens = tf.random.stateless_uniform((150,), (1, 2), 2, 500, tf.int32)
+        plan = span_corruption.plan(96, density, mean_span)
+        tokens = tf.random.stateless_uniform((plan.length,), (1, 2), 2, 500, tf.int32)
         for seed in range(10):
-            mask = span_corruption.noise_mask(150, tf.constant([3, seed]), density, mean_span)
-            inputs, targets = span_corruption.corrupt(tokens, mask, FIRST_SENTINEL)
+            mask = span_corruption.noise_mask(plan, tf.constant([3, seed]))
+            inputs, targets = span_corruption.corrupt(tokens, mask, SENTINELS, 1)
             expected = corrupt_naively(tokens.numpy().tolist(), mask.numpy())
             self.assertEqual(inputs.numpy().tolist(), expected[0])
             self.assertEqual(targets.numpy().tolist(), expected[1])
             self.assertEqual(restore(*expected), tokens.numpy().tolist())
 
     def test_the_number_of_corrupted_tokens_and_spans_is_exact(self):
-        num_noise, num_spans = span_corruption.span_counts(568)
-        self.assertEqual((num_noise, num_spans), (85, 28))
+        plan = span_corruption.plan(512)
+        self.assertEqual((plan.num_noise, plan.num_spans), (85, 28))
         for seed in range(10):
-            mask = span_corruption.noise_mask(568, tf.constant([0, seed])).numpy()
-            self.assertEqual(mask.sum(), num_noise)
-            self.assertEqual((np.diff(mask.astype(int)) == 1).sum(), num_spans)
+            mask = span_corruption.noise_mask(plan, tf.constant([0, seed])).numpy()
+            self.assertEqual(mask.sum(), plan.num_noise)
+            self.assertEqual((np.diff(mask.astype(int)) == 1).sum(), plan.num_spans)
             self.assertFalse(mask[0])
             self.assertTrue(mask[-1])
 
     def test_sentinels_count_down_in_order(self):
         mask = tf.constant([False, True, True, False, True, False, True])
-        inputs, targets = span_corruption.corrupt(tf.range(10, 17), mask, FIRST_SENTINEL)
+        inputs, targets = span_corruption.corrupt(tf.range(10, 17), mask, SENTINELS, 1)
         self.assertEqual(inputs.numpy().tolist(), [10, 999, 13, 998, 15, 997, 1])
         self.assertEqual(targets.numpy().tolist(), [999, 11, 12, 998, 14, 997, 16, 1])
 
     def test_the_mask_depends_on_the_seed_alone(self):
         masks = [
-            span_corruption.noise_mask(100, tf.constant(seed)).numpy().tolist()
+            span_corruption.noise_mask(span_corruption.plan(90), tf.constant(seed)).numpy().tolist()
             for seed in ([0, 1], [0, 1], [0, 2], [1, 1])
         ]
         self.assertEqual(masks[0], masks[1])
@@ -92,12 +100,17 @@ class SpanCorruptionTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ((3,), "`inputs_length` must be an integer of at least 4. Received: inputs_length=3"),
-        ((64, 0.0), "`noise_density` must be between 0 and 1. Received: noise_density=0.0"),
+        ((64, 0.0), "`noise_density` must be above 0 and at most 0.9. Received: noise_d.*=0.0"),
+        (
+            (64, 0.91),
+            "`noise_density` must be above 0 and at most 0.9. Received: noise_d.*=0.91",
+        ),
+        ((64, float("nan")), "`noise_density` must be above 0 and at most 0.9. Received"),
         ((64, 0.15, 0.5), "`mean_span_length` must be at least 1. Received"),
     )
     def test_bad_arguments_are_explained(self, args, message):
         with self.assertRaisesRegex(ValueError, message):
-            span_corruption.lengths(*args)
+            span_corruption.plan(*args)
 
 
 if __name__ == "__main__":

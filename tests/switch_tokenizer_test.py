@@ -9,7 +9,7 @@ import tensorflow as tf
 import tokenizer_helpers
 from keras import ops
 
-from keras_switch.data import Vocabulary
+from keras_switch.data import train_sentencepiece
 from keras_switch.models import SwitchTokenizer
 
 # What transformers 5.23.0 gives: `T5Tokenizer.from_pretrained(FOLDER)(text).input_ids`, where
@@ -74,6 +74,7 @@ class SwitchTokenizerTest(unittest.TestCase):
     def test_sentinels_count_down_to_the_last_id(self):
         self.assertEqual(self.tokenizer.vocabulary_size(), 143)
         self.assertEqual(self.tokenizer.num_sentinels, 100)
+        self.assertEqual(self.tokenizer.sentinel_ids, list(range(LAST, FIRST - 1, -1)))
         self.assertEqual(self.tokenizer.token_to_id("<extra_id_0>"), LAST)
         self.assertEqual(self.tokenizer.token_to_id("<extra_id_99>"), FIRST)
         released = [piece.piece for piece in tokenizer_helpers.model_proto().pieces]
@@ -103,16 +104,20 @@ class SwitchTokenizerTest(unittest.TestCase):
 
     def test_a_model_with_sentinels_stays_as_it_is(self):
         lines = ["The people of the small house walk.", "The house of the people is small."] * 9
-        model = Vocabulary.train(lines, vocabulary_size=32, num_sentinels=10)
-        tokenizer = SwitchTokenizer(model.model)
-        self.assertEqual(tokenizer.proto, model.model)
+        proto = train_sentencepiece(lines, vocabulary_size=32, num_sentinels=10)
+        tokenizer = SwitchTokenizer(proto)
+        self.assertEqual(tokenizer.proto, proto)
         self.assertEqual(tokenizer.num_sentinels, 10)
-        self.assertEqual(tokenizer.get_vocabulary(), model.pieces)
-        self.assertEqual(tokenizer.token_to_id("<extra_id_0>"), model.first_sentinel)
         text = "The<extra_id_0> of the<extra_id_9> house."
-        expected = model.tokenize([text]).to_list()[0]
-        self.assertEqual(np.asarray(tokenizer(text)).tolist(), expected)
-        self.assertEqual(tokenizer.detokenize(expected), text)
+        self.assertEqual(tokenizer.detokenize(tokenizer(text)), text)
+
+    def test_sentinels_may_have_any_ids(self):
+        proto = tokenizer_helpers.model_proto()
+        for number in (2, 0, 10, 1):
+            proto.pieces.add(piece=f"<extra_id_{number}>", type=proto.SentencePiece.USER_DEFINED)
+        tokenizer = SwitchTokenizer(proto.SerializeToString())
+        self.assertEqual(tokenizer.sentinel_ids, [FIRST + 1, FIRST + 3, FIRST, FIRST + 2])
+        self.assertEqual(ints([tokenizer("a <extra_id_2>")]), [[10, FIRST]])
 
     def test_without_sentinels(self):
         tokenizer = SwitchTokenizer(tokenizer_helpers.spiece_model(), num_sentinels=0)

@@ -2,6 +2,7 @@
 
 from keras_switch.data.batches import SpanCorruptionBatches
 from keras_switch.data.corpus import read_corpus
-from keras_switch.data.vocabulary import Vocabulary
+from keras_switch.data.tokens import tokenize_corpus
+from keras_switch.data.tokens import train_sentencepiece
 
-__all__ = ["SpanCorruptionBatches", "Vocabulary", "read_corpus"]
+__all__ = ["SpanCorruptionBatches", "read_corpus", "tokenize_corpus", "train_sentencepiece"]

@@ -17,10 +17,11 @@ class SpanCorruptionBatches:
 
     Args:
         tokens: int array of shape `(num_tokens,)`.
-        vocabulary: `keras_switch.data.Vocabulary`.
+        tokenizer: `keras_switch.models.SwitchTokenizer`, or another object with its
+            `sentinel_ids`, `end_token_id` and `pad_token_id`.
         inputs_length: int. Length of the encoder's inputs.
         batch_size: int.
-        noise_density: float. Fraction of the tokens to corrupt.
+        noise_density: float. Fraction of the tokens to corrupt, at most 0.9.
         mean_span_length: float. Mean length of a corrupted span.
         seed: int, from 0 to `2**31 - 1`.
 
@@ -29,9 +30,10 @@ class SpanCorruptionBatches:
 
     Example:
     >>> lines = keras_switch.data.read_corpus()[:500]
-    >>> vocabulary = keras_switch.data.Vocabulary.train(lines, vocabulary_size=600)
-    >>> tokens = vocabulary.tokenize_corpus(lines)
-    >>> batches = SpanCorruptionBatches(tokens, vocabulary, inputs_length=32, batch_size=4)
+    >>> proto = keras_switch.data.train_sentencepiece(lines, vocabulary_size=600)
+    >>> tokenizer = keras_switch.models.SwitchTokenizer(proto)
+    >>> tokens = keras_switch.data.tokenize_corpus(lines, tokenizer)
+    >>> batches = SpanCorruptionBatches(tokens, tokenizer, inputs_length=32, batch_size=4)
     >>> inputs, targets, weights = next(iter(batches.dataset()))
     >>> inputs["encoder_token_ids"].shape, targets.shape
     (TensorShape([4, 32]), TensorShape([4, 8]))
@@ -40,7 +42,7 @@ class SpanCorruptionBatches:
     def __init__(
         self,
         tokens,
-        vocabulary,
+        tokenizer,
         inputs_length,
         batch_size,
         *,
@@ -56,28 +58,38 @@ class SpanCorruptionBatches:
             raise ValueError(
                 f"`seed` must be an integer from 0 to 2**31 - 1. Received: seed={seed}"
             )
-        self.noise = (noise_density, mean_span_length)
-        self.inputs_length = inputs_length
-        self.chunk_length, self.targets_length = span_corruption.lengths(inputs_length, *self.noise)
-        self.num_chunks = len(tokens) // self.chunk_length
+        self.plan = span_corruption.plan(inputs_length, noise_density, mean_span_length)
+        chunk_length, num_spans = self.plan.length, self.plan.num_spans
+        self.num_chunks = len(tokens) // chunk_length
         if self.num_chunks < batch_size:
             raise ValueError(
-                f"`tokens` must fill a batch of {batch_size} chunks of {self.chunk_length} "
+                f"`tokens` must fill a batch of {batch_size} chunks of {chunk_length} "
                 f"tokens. Received: {len(tokens)} tokens"
             )
-        num_spans = span_corruption.span_counts(self.chunk_length, *self.noise)[1]
-        if num_spans > vocabulary.num_sentinels:
+        if num_spans > len(tokenizer.sentinel_ids):
             raise ValueError(
-                f"`inputs_length` needs {num_spans} sentinels, and the vocabulary has "
-                f"{vocabulary.num_sentinels}. Received: inputs_length={inputs_length}"
+                f"`inputs_length` needs {num_spans} sentinels, and the tokenizer has "
+                f"{len(tokenizer.sentinel_ids)}. Received: inputs_length={inputs_length}"
             )
-        chunks = tokens[: self.num_chunks * self.chunk_length].reshape(-1, self.chunk_length)
+        chunks = tokens[: self.num_chunks * chunk_length].reshape(-1, chunk_length)
         with tf.device("CPU:0"):
             # An accelerator has no use for the text, and tf.data reads it here.
             self.chunks = tf.constant(chunks, tf.int32)
-        self.first_sentinel = vocabulary.first_sentinel
+        self.sentinel_ids = list(tokenizer.sentinel_ids)
+        self.end_id = tokenizer.end_token_id
+        self.pad_id = tokenizer.pad_token_id
         self.batch_size = batch_size
         self.seed = seed
+
+    @property
+    def inputs_length(self):
+        """Ids that the encoder reads of a text."""
+        return self.plan.inputs_length
+
+    @property
+    def targets_length(self):
+        """Ids that the decoder reads, and those that it is to write."""
+        return self.plan.targets_length
 
     @property
     def batches_per_epoch(self):
@@ -109,15 +121,16 @@ class SpanCorruptionBatches:
         mask_seed = tf.random.experimental.stateless_fold_in(
             tf.stack([self.seed, MASK_SEED]), index
         )
-        mask = span_corruption.noise_mask(self.chunk_length, mask_seed, *self.noise)
-        inputs, targets = span_corruption.corrupt(tokens, mask, self.first_sentinel)
+        mask = span_corruption.noise_mask(self.plan, mask_seed)
+        inputs, targets = span_corruption.corrupt(tokens, mask, self.sentinel_ids, self.end_id)
         inputs = tf.ensure_shape(inputs, (self.inputs_length,))
         return inputs, tf.ensure_shape(targets, (self.targets_length,))
 
     def dataset(self, first_batch=0, num_batches=None):
         """`tf.data.Dataset` of `(inputs, targets, weights)` for `fit`.
 
-        The inputs are those of a `SwitchSeq2SeqLM`; its decoder reads the targets behind a 0.
+        The inputs are those of a `SwitchSeq2SeqLM`; its decoder reads the targets behind the
+        id that pads.
 
         Args:
             first_batch: int. Number of the first batch.
@@ -130,16 +143,15 @@ class SpanCorruptionBatches:
             indices = tf.data.Dataset.range(first, first + num_batches * self.batch_size)
         dataset = indices.map(self.example, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.batch(self.batch_size, drop_remainder=True)
-        return dataset.map(_to_fit).prefetch(2)
+        return dataset.map(self._to_fit).prefetch(2)
 
-
-def _to_fit(inputs, targets):
-    starts = tf.zeros_like(targets[:, :1])
-    is_target = tf.cast(targets != 0, tf.int32)
-    x = {
-        "encoder_token_ids": inputs,
-        "encoder_padding_mask": tf.cast(inputs != 0, tf.int32),
-        "decoder_token_ids": tf.concat([starts, targets[:, :-1]], axis=1),
-        "decoder_padding_mask": tf.concat([starts + 1, is_target[:, :-1]], axis=1),
-    }
-    return x, targets, tf.cast(is_target, tf.float32)
+    def _to_fit(self, inputs, targets):
+        starts = tf.fill((tf.shape(targets)[0], 1), self.pad_id)
+        is_target = tf.cast(targets != self.pad_id, tf.int32)
+        x = {
+            "encoder_token_ids": inputs,
+            "encoder_padding_mask": tf.cast(inputs != self.pad_id, tf.int32),
+            "decoder_token_ids": tf.concat([starts, targets[:, :-1]], axis=1),
+            "decoder_padding_mask": tf.concat([tf.ones_like(starts), is_target[:, :-1]], axis=1),
+        }
+        return x, targets, tf.cast(is_target, tf.float32)

@@ -3,24 +3,27 @@
 import tensorflow as tf
 
 
-def fill(inputs, completions, last_sentinel, first_sentinel):
+def fill(inputs, completions, sentinel_ids, special_ids):
     """Puts the spans of completions in the place of the inputs' sentinels.
 
     A completion is a sentinel, its span, the next sentinel, its span, and so on, in any
     order. Sentinels without a span vanish, and so do spans without a sentinel.
 
     Args:
-        inputs: int32 tensor of shape `(batch, inputs_length)`, padded with zeros.
-        completions: int32 tensor of shape `(batch, length)`, padded with zeros.
-        last_sentinel: int. The smallest id of a sentinel.
-        first_sentinel: int. The id of `<extra_id_0>`, the largest.
+        inputs: int32 tensor of shape `(batch, inputs_length)`.
+        completions: int32 tensor of shape `(batch, length)`.
+        sentinel_ids: Sequence of ints.
+        special_ids: Sequence of ints, those of padding and of the end.
 
     Returns:
-        Ragged int32 tensor of the filled ids, without padding and EOS.
+        Ragged int32 tensor of the filled ids, without special ones.
     """
 
     def is_sentinel(ids):
-        return (ids >= last_sentinel) & (ids <= first_sentinel)
+        return _is_among(ids, sentinel_ids)
+
+    def is_word(ids):
+        return ~_is_among(ids, [*sentinel_ids, *special_ids])
 
     size, length = tf.shape(inputs)[1], tf.shape(completions)[1]
     # The sentinel that governs each token of a completion is the last one before it.
@@ -31,8 +34,8 @@ def fill(inputs, completions, last_sentinel, first_sentinel):
     matches = governors[:, :, None] == inputs[:, None, :]
     matches &= is_sentinel(inputs)[:, None, :] & (places >= 0)[:, :, None]
     positions = tf.argmax(matches, axis=-1, output_type=tf.int32)
-    keep_inputs = (inputs > 1) & ~is_sentinel(inputs)
-    keep_spans = tf.reduce_any(matches, -1) & (completions > 1) & ~is_sentinel(completions)
+    keep_inputs = is_word(inputs)
+    keep_spans = tf.reduce_any(matches, -1) & is_word(completions)
     # Sort by the position in the inputs, then by the position in the completion.
     input_keys = tf.broadcast_to(tf.range(size) * (length + 1), tf.shape(inputs))
     span_keys = positions * (length + 1) + 1 + tf.range(length)
@@ -42,3 +45,7 @@ def fill(inputs, completions, last_sentinel, first_sentinel):
     order = tf.argsort(keys, axis=1)
     ids = tf.gather(tf.concat([inputs, completions], axis=1), order, batch_dims=1)
     return tf.RaggedTensor.from_tensor(ids, tf.reduce_sum(tf.cast(keep, tf.int32), axis=1))
+
+
+def _is_among(ids, values):
+    return tf.reduce_any(ids[..., None] == tf.constant(values, ids.dtype), axis=-1)

@@ -1,5 +1,7 @@
 """SavedModels of any Keras model with Switch layers."""
 
+import contextlib
+import logging
 import pathlib
 import warnings
 
@@ -73,7 +75,7 @@ def write(model, function, signature, path, resources=()):
             return function(*inputs)
 
     archive.add_endpoint("serving_default", serve, input_signature=signature)
-    with atomic.whole(version) as beside:
+    with atomic.whole(version) as beside, _quiet():
         archive.write_out(beside, verbose=False)
     return version
 
@@ -92,6 +94,18 @@ def _warn_of_neighbours(model, signature):
                 "where the length is unknown.",
                 stacklevel=4,
             )
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps TensorFlow from telling the name of a folder that is about to have another one."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _next_version(path):

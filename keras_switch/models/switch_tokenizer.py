@@ -1,16 +1,13 @@
 """SentencePiece with T5's sentinels."""
 
-import re
-
 import keras
 import keras_hub
 import numpy as np
 from sentencepiece import sentencepiece_model_pb2
 
+from keras_switch.backend import sentinels
 from keras_switch.backend import texts
 from keras_switch.models.switch_backbone import SwitchBackbone
-
-SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
@@ -19,8 +16,8 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
 
     A released `spiece.model` has no sentinels. They are appended, counting down, so that
     `<extra_id_0>` has the last id, 32099, and `<extra_id_99>` the first after the pieces, 32000. A
-    model that has sentinels, such as those of `keras_switch.data.Vocabulary`, stays as it is.
-    No piece changes its id.
+    model that has sentinels, such as those of `keras_switch.data.train_sentencepiece`, stays as
+    it is. No piece changes its id.
 
     A sentinel in a text is one id. White space before it goes, and what follows it starts a word,
     with white space or without: the ids are those of transformers' `T5Tokenizer`. SentencePiece
@@ -39,6 +36,7 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
 
     Attributes:
         num_sentinels: int. Sentinels that the model has.
+        sentinel_ids: List of ints, the ids of `<extra_id_0>`, `<extra_id_1>`, ...
 
     Raises:
         ValueError: If the model lacks `"</s>"` or `"<pad>"`, or an argument is not as described.
@@ -81,13 +79,14 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
             ) from error
         if self.proto is None:
             return
-        complete = _with_sentinels(self.proto, self.num_sentinels)
+        complete = sentinels.append(self.proto, self.num_sentinels)
         if complete != self.proto:
             super().set_proto(complete)
         pieces = self.get_vocabulary()
-        self._is_sentinel = np.array([bool(SENTINEL.fullmatch(piece)) for piece in pieces])
-        self._sentinels = "(" + "|".join(filter(SENTINEL.fullmatch, pieces)) + ")"
-        self.num_sentinels = int(self._is_sentinel.sum())
+        self.sentinel_ids = sentinels.find(pieces)
+        self.num_sentinels = len(self.sentinel_ids)
+        self._is_sentinel = np.isin(np.arange(len(pieces)), self.sentinel_ids)
+        self._sentinels = "(" + "|".join(pieces[index] for index in self.sentinel_ids) + ")"
         if self.num_sentinels and "▁" not in pieces:
             raise ValueError(
                 "A vocabulary with sentinels must have the piece '▁', a lone space. Received: "
@@ -138,16 +137,3 @@ class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
 
     def get_config(self):
         return {**super().get_config(), "num_sentinels": self.num_sentinels}
-
-
-def _with_sentinels(model, num_sentinels):
-    """Appends the sentinels to a serialised model, unless it has some."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    if any(SENTINEL.fullmatch(piece.piece) for piece in proto.pieces):
-        return model
-    for number in reversed(range(num_sentinels)):
-        proto.pieces.add(
-            piece=f"<extra_id_{number}>", score=0.0, type=proto.SentencePiece.USER_DEFINED
-        )
-    proto.trainer_spec.vocab_size = len(proto.pieces)
-    return proto.SerializeToString(deterministic=True)

@@ -6,10 +6,13 @@ import time
 
 import keras
 
+from keras_switch import atomic
 from keras_switch import data
 from keras_switch.data import corpus as corpus_module
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.models import SwitchSeq2SeqLMPreprocessor
+from keras_switch.models import SwitchTokenizer
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
 from keras_switch.training import plots
@@ -42,7 +45,10 @@ class PretrainConfig:
 
 
 def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
-    """Trains and draws; resumes where an earlier run stopped.
+    """Trains, draws and saves; resumes where an earlier run stopped.
+
+    At the end the folder `model` in the directory holds a preset for
+    `SwitchSeq2SeqLM.from_preset`, tokenizer included.
 
     Args:
         config: `PretrainConfig`.
@@ -51,7 +57,7 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
         checkpoint_every: `"epoch"`, or int, a number of steps.
 
     Returns:
-        Pair of the trained model and its `Vocabulary`.
+        The trained `SwitchSeq2SeqLM`, with its preprocessor.
 
     Raises:
         ValueError: If the run in the directory has other settings or another corpus, or if
@@ -67,11 +73,12 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
         run_directory.check_corpus(lines, output_dir)
     keras.utils.set_random_seed(config.seed)
     path = output_dir / "vocabulary.model"
-    vocabulary = data.Vocabulary.load(path) if resumes else None
-    vocabulary, train, validation = prepare_data(config, lines, vocabulary)
-    model = build_and_compile(config, vocabulary.size)
+    tokenizer = SwitchTokenizer(str(path)) if resumes else None
+    tokenizer, train, validation = prepare_data(config, lines, tokenizer)
+    model = build_and_compile(config, tokenizer.vocabulary_size())
     if not resumes:
-        vocabulary.save(path)
+        with atomic.whole(path) as beside:
+            beside.write_bytes(tokenizer.proto)
         run_directory.write_settings(settings, lines, output_dir)
     print(
         f"Model: {model.count_params():,} parameters, {config.num_layers} + {config.num_layers} "
@@ -79,29 +86,34 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     )
     state, recorder = fit(config, model, train, validation, output_dir, checkpoint_every)
     draw(config, state, recorder, output_dir)
-    return model, vocabulary
+    # `fit` would otherwise take texts, and not the batches of ids.
+    model.preprocessor = SwitchSeq2SeqLMPreprocessor(
+        tokenizer, train.inputs_length, train.targets_length
+    )
+    save(model, output_dir / "model")
+    return model
 
 
-def prepare_data(config, lines, vocabulary=None):
-    """Returns the vocabulary, and the batches to train on and to validate with.
+def prepare_data(config, lines, tokenizer=None):
+    """Returns the tokenizer, and the batches to train on and to validate with.
 
     Args:
         config: `PretrainConfig`.
         lines: List of strings, the corpus.
-        vocabulary: `Vocabulary`. Trained on the lines if not given.
+        tokenizer: `SwitchTokenizer`. Trained on the lines if not given.
 
     Raises:
         ValueError: If the text, or the part of it that is held out, is too short.
     """
     start = time.perf_counter()
     lines, held_out = corpus_module.split_corpus(lines)
-    if vocabulary is None:
-        vocabulary = data.Vocabulary.train(lines, config.vocabulary_size)
-    sizes = (vocabulary, config.inputs_length, config.batch_size)
-    tokens = vocabulary.tokenize_corpus(lines)
+    if tokenizer is None:
+        tokenizer = SwitchTokenizer(data.train_sentencepiece(lines, config.vocabulary_size))
+    sizes = (tokenizer, config.inputs_length, config.batch_size)
+    tokens = data.tokenize_corpus(lines, tokenizer)
     noise = {"noise_density": config.noise_density}
     train = data.SpanCorruptionBatches(tokens, *sizes, **noise, seed=config.seed)
-    held_out_tokens = vocabulary.tokenize_corpus(held_out)
+    held_out_tokens = data.tokenize_corpus(held_out, tokenizer)
     try:
         validation = data.SpanCorruptionBatches(
             held_out_tokens, *sizes, **noise, seed=config.seed + 1
@@ -114,10 +126,10 @@ def prepare_data(config, lines, vocabulary=None):
         ) from None
     print(
         f"Data: {len(lines):,} lines, {len(tokens):,} tokens of a vocabulary of "
-        f"{vocabulary.size:,}, {train.batches_per_epoch:,} batches a pass "
+        f"{tokenizer.vocabulary_size():,}, {train.batches_per_epoch:,} batches a pass "
         f"({time.perf_counter() - start:.0f} s)."
     )
-    return vocabulary, train, validation
+    return tokenizer, train, validation
 
 
 def build_and_compile(config, vocabulary_size):
@@ -199,3 +211,14 @@ def draw(config, state, recorder, output_dir):
     plots.plot_losses(state.history, folder / "loss.png", config.steps_per_epoch, title, NATS)
     plots.plot_loads(recorder.windows, folder / "expert_load.png", recorder.every)
     print(f"Figures: {folder / 'loss.png'}, {folder / 'expert_load.png'}.")
+
+
+def save(model, path):
+    """Writes the preset folder, whole or not at all, in the place of an earlier one."""
+    with atomic.whole(path) as beside:
+        model.save_to_preset(str(beside))
+        earlier = beside.with_suffix(".earlier.tmp")
+        if path.exists():
+            path.rename(earlier)
+    atomic.remove(earlier)
+    print(f"Saved {path}, from which `SwitchSeq2SeqLM.from_preset` makes the model again.")

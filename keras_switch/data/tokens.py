@@ -1,0 +1,97 @@
+"""Lines of text to a SentencePiece model, and to ids."""
+
+import io
+
+import sentencepiece
+import tensorflow as tf
+
+from keras_switch.backend import sentinels
+
+_LONGEST_BYTES = 4192  # The trainer skips longer lines.
+_LINES_AT_ONCE = 4096
+
+
+def train_sentencepiece(lines, vocabulary_size=4096, num_sentinels=100):
+    """Trains a SentencePiece model of the unigram kind, with T5's special ids.
+
+    Padding is 0, the end of a text 1, an unknown piece 2. The last ids are T5's sentinels:
+    `<extra_id_0>` has the very last one, `<extra_id_1>` the one before. A sentinel in the text
+    is no word.
+
+    Args:
+        lines: List of strings.
+        vocabulary_size: int. Number of ids, sentinels included.
+        num_sentinels: int. Number of sentinels.
+
+    Returns:
+        bytes. The serialised model, which `keras_switch.models.SwitchTokenizer` takes.
+
+    Raises:
+        ValueError: If a number is not as described, or the text is too short for so many pieces.
+
+    Example:
+    >>> lines = keras_switch.data.read_corpus()[:500]
+    >>> proto = train_sentencepiece(lines, vocabulary_size=600)
+    >>> tokenizer = keras_switch.models.SwitchTokenizer(proto)
+    >>> tokenizer.vocabulary_size(), tokenizer.token_to_id("<extra_id_0>")
+    (600, 599)
+    """
+    if not isinstance(num_sentinels, int) or num_sentinels < 0:
+        raise ValueError(
+            "`num_sentinels` must be an integer of at least 0. Received: "
+            f"num_sentinels={num_sentinels}"
+        )
+    if not isinstance(vocabulary_size, int) or vocabulary_size <= num_sentinels + 3:
+        raise ValueError(
+            f"`vocabulary_size` must be an integer above {num_sentinels + 3}, the number of "
+            f"sentinels and special ids. Received: vocabulary_size={vocabulary_size}"
+        )
+    writer = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_cut(lines),
+            model_writer=writer,
+            vocab_size=vocabulary_size - num_sentinels,
+            model_type="unigram",
+            character_coverage=1.0,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            "The text must be long enough for the vocabulary. Received: "
+            f"vocabulary_size={vocabulary_size} ({str(error).splitlines()[0]})"
+        ) from None
+    return sentinels.append(writer.getvalue(), num_sentinels)
+
+
+def tokenize_corpus(lines, tokenizer):
+    """All ids of a list of strings in one row, one string after another.
+
+    Args:
+        lines: List of strings.
+        tokenizer: `keras_switch.models.SwitchTokenizer`.
+
+    Returns:
+        numpy array of int32.
+
+    Example:
+    >>> tokenize_corpus(["The people walk.", "The house"], tokenizer)
+    array([ 5,  7,  8, 42,  5, 12], dtype=int32)
+    """
+    dataset = tf.data.Dataset.from_tensor_slices(tf.constant(lines, tf.string))
+    rows = dataset.batch(_LINES_AT_ONCE).map(lambda batch: tokenizer(batch).flat_values)
+    return tf.concat([tf.zeros((0,), tf.int32), *rows], axis=0).numpy()
+
+
+def _cut(lines):
+    """Pieces of lines that the trainer does not skip for their length, without sentinels."""
+    width = _LONGEST_BYTES // 4
+    for line in lines:
+        line = sentinels.SENTINEL.sub(" ", line)
+        for start in range(0, len(line), width):
+            yield line[start : start + width]

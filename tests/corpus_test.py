@@ -1,0 +1,55 @@
+import lzma
+import pathlib
+import tempfile
+import unittest
+
+from keras_switch.data import corpus
+
+
+class CorpusTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+
+    def test_reads_lines_plain_or_compressed(self):
+        (self.directory / "a.txt").write_text("one\n\n  two \n")
+        with lzma.open(self.directory / "a.txt.xz", "wt") as file:
+            file.write("one\ntwo\n")
+        for name in ("a.txt", "a.txt.xz"):
+            self.assertEqual(corpus.read_corpus(self.directory / name), ["one", "two"])
+
+    def test_the_corpus_of_the_package_is_english(self):
+        lines = corpus.read_corpus()
+        self.assertGreater(len(lines), 1000)
+        self.assertIn("Congress", " ".join(lines[:2000]))
+
+    def test_no_line_is_in_both_splits(self):
+        lines = [str(number) for number in range(1000)]
+        train, validation = corpus.split_corpus(lines, held_out=0.02)
+        self.assertEqual(len(validation), 20)
+        self.assertEqual(sorted(train + validation), sorted(lines))
+        self.assertEqual(corpus.split_corpus(["a", "b"]), (["a"], ["b"]))
+
+    def test_bad_files_are_explained(self):
+        (self.directory / "empty.txt").write_text("\n \n")
+        (self.directory / "binary.txt").write_bytes(b"\xff\xfe\x00")
+        (self.directory / "broken.xz").write_bytes(b"text")
+        for name, message in (
+            ("none.txt", "`path` must be an existing text file. Received: path="),
+            ("empty.txt", "`path` must hold some text. Received: path="),
+            ("binary.txt", "`path` must hold UTF-8 text"),
+            ("broken.xz", "`path` must hold UTF-8 text"),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                corpus.read_corpus(self.directory / name)
+
+    def test_bad_splits_are_explained(self):
+        with self.assertRaisesRegex(ValueError, "`held_out` must be between 0 and 1. Received"):
+            corpus.split_corpus(["a", "b"], held_out=1.0)
+        with self.assertRaisesRegex(ValueError, "`lines` must be at least two. Received: 1 line"):
+            corpus.split_corpus(["a"])
+
+
+if __name__ == "__main__":
+    unittest.main()
