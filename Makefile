@@ -32,6 +32,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/expert_choice_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
+	tests/huggingface_tokenizer_test.py \
 	tests/huggingface_weights_test.py \
 	tests/huggingface_writer_test.py \
 	tests/jax_mesh*_test.py \
@@ -54,6 +55,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/switch_tokenizer_test.py \
 	tests/switch_transformer_block_test.py \
 	tests/t5x_weights_test.py \
+	tests/tokens_test.py \
 	tests/upcycle_test.py))
 RESULTS := benchmarks/results
 RECORDS := prove/results

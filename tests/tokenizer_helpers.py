@@ -1,5 +1,7 @@
 """A SentencePiece model made by hand, so that its ids follow from no trainer."""
 
+import base64
+
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
@@ -36,3 +38,37 @@ def model_proto():
 def spiece_model():
     """The bytes of `model_proto`."""
     return model_proto().SerializeToString(deterministic=True)
+
+
+def tokenizer_json(proto, num_sentinels=100, transformers=5):
+    """What transformers 5, or 4, writes as tokenizer.json of a `ModelProto` without sentinels."""
+    names = [f"<extra_id_{number}>" for number in reversed(range(num_sentinels))]
+    vocabulary = [[piece.piece, piece.score] for piece in proto.pieces]
+    vocabulary += [[name, 0.0] for name in names]
+    special = ["<pad>", "</s>", "<unk>", *names]
+    ids = {piece: index for index, (piece, _) in enumerate(vocabulary)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    charsmap = base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    metaspace = {"replacement": "▁", "prepend_scheme": "always", "split": True}
+    splitter = metaspace = {"type": "Metaspace", **metaspace}
+    if transformers == 5:
+        pair = [{"type": "WhitespaceSplit"}, metaspace]
+        splitter = {"type": "Sequence", "pretokenizers": pair}
+    else:
+        strip = {"type": "Strip", "strip_left": False, "strip_right": True}
+        replace = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"}
+        normalizer = {"type": "Sequence", "normalizers": [normalizer, strip, replace]}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": ids[name], "content": name, **flags, "special": True} for name in special
+        ],
+        "normalizer": normalizer,
+        "pre_tokenizer": splitter,
+        "post_processor": None,
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": vocabulary, "byte_fallback": False},
+    }

@@ -33,7 +33,7 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
     folder of a Switch Transformer or a T5; a checkpoint of T5X or of Mesh TensorFlow. Every
     tensor is used once, or named in an error; so is every weight of the model. Shapes are
     checked before a tensor is read. At most one stack of experts is in memory twice. What a
-    checkpoint does not tell is assumed, and printed at the end.
+    checkpoint does not tell is assumed, and printed at the end; so is why a tokenizer was left out.
 
     Args:
         input: Path of a folder, or of a checkpoint of Mesh TensorFlow.
@@ -41,7 +41,7 @@ def convert(input, output, to="keras", dtype=None, verbose=1):
         to: `"keras"`, a folder for `SwitchSeq2SeqLM.from_preset`, or `"huggingface"`, one for
             `transformers`.
         dtype: Dtype or policy of the model. Defaults to mixed bfloat16, whose weights are float32.
-        verbose: 0 or 1. Whether to show a progress bar, and what was assumed.
+        verbose: 0 or 1. Whether to show a progress bar, what was assumed and what left out.
 
     Returns:
         Path of the output.

@@ -1,21 +1,21 @@
 """Weights of Hugging Face folders: Switch Transformers and T5."""
 
 import math
-import os
 
 from keras_switch.weights import huggingface_config
 from keras_switch.weights import huggingface_files
 from keras_switch.weights import huggingface_names
+from keras_switch.weights import huggingface_tokenizer
 from keras_switch.weights import untrusted_folder
 from keras_switch.weights.source import Source
 
-CONFIG, TOKENIZER = "config.json", "tokenizer_config.json"
+CONFIG = "config.json"
 # T5's first release has it, and no implementation uses it.
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 
 class HuggingFace(Source):
-    """A folder of `transformers`: config.json, weights, and maybe spiece.model.
+    """A folder of `transformers`: config.json, weights, and maybe a tokenizer.
 
     Raises:
         ValueError: If a file is broken or a value of the configuration not sensible.
@@ -43,10 +43,9 @@ class HuggingFace(Source):
         self.names_and_shapes = dict(self._tensors.shapes)
         self._check_numbers(config)
         self.arguments = huggingface_config.to_arguments(config)
-        self.spiece = untrusted_folder.read_spiece(path)
-        if os.path.lexists(path / TOKENIZER):
-            tokenizer = untrusted_folder.read_json(path, TOKENIZER)
-            self.num_sentinels = tokenizer.get("extra_ids", self.num_sentinels)
+        tokenizer = huggingface_tokenizer.read(path)
+        self.spiece, self.num_sentinels = tokenizer.spiece, tokenizer.num_sentinels
+        self.added_tokens, self.assumed = tokenizer.added, tokenizer.left_out
         self._same = {}
         self._find_duplicates(may_share=config.get("tie_word_embeddings") is not False)
         self.ignored = frozenset({_UNUSED})

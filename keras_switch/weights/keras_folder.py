@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_switch import models
 from keras_switch.layers import scopes
+from keras_switch.weights import huggingface_tokenizer
 from keras_switch.weights import source as sources
 from keras_switch.weights import untrusted_folder
 
@@ -105,7 +106,8 @@ def make_preprocessor(source, vocabulary_size):
     """Makes a preprocessor of a source's SentencePiece model, if there is one.
 
     Raises:
-        ValueError: If it is broken, or has ids that the model does not know.
+        ValueError: If it is broken, or has tokens that no SentencePiece model has, or ids that
+            the model does not know.
     """
     if source.spiece is None:
         return None
@@ -121,4 +123,5 @@ def make_preprocessor(source, vocabulary_size):
             "The tokenizer must not have more ids than the model. Received: "
             f"{tokenizer.vocabulary_size()} pieces, vocabulary_size={vocabulary_size}"
         )
+    huggingface_tokenizer.check_added(source.path, tokenizer, source.added_tokens)
     return models.SwitchSeq2SeqLMPreprocessor(tokenizer)

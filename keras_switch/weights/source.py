@@ -62,7 +62,9 @@ class Source:
         ignored: Set of names of tensors that are no weights, such as an optimizer's slots.
         spiece: bytes. SentencePiece model of the tokenizer, or `None`.
         num_sentinels: int. Sentinels that a tokenizer without any gets.
-        assumed: string. A line about arguments that the checkpoint does not tell, or `None`.
+        added_tokens: List of pairs of a token that the tokenizer does not split, and its id.
+        assumed: string. A line about what the checkpoint does not tell, or what was left out, or
+            `None`.
     """
 
     title = "a checkpoint"
@@ -75,6 +77,7 @@ class Source:
         self.ignored = frozenset()
         self.spiece = None
         self.num_sentinels = 100
+        self.added_tokens = []
         self.assumed = None
 
     @classmethod
