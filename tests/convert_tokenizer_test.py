@@ -63,9 +63,7 @@ class ConvertTokenizerTest(unittest.TestCase):
         content["pre_tokenizer"] = None
         path, output = self.convert(self.copy(spiece__model=None, tokenizer__json=content))
         self.assertIsNone(SwitchSeq2SeqLM.from_preset(path).preprocessor)
-        self.assertRegex(
-            output.splitlines()[-1], "^The tokenizer was left out: tokenizer.json"
-        )
+        self.assertRegex(output.splitlines()[-1], "^The tokenizer was left out: tokenizer.json")
 
     def test_added_tokens_are_refused_before_a_weight_is_read(self):
         folder = self.copy(added_tokens__json={"<sql>": 53, "<col>": 54})

@@ -13,6 +13,8 @@ from keras_switch.models import PRESETS
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
+from keras_switch.models import SwitchTextClassifier
+from keras_switch.models import SwitchTextClassifierPreprocessor
 from keras_switch.models import SwitchTokenizer
 
 SIZES = {
@@ -219,6 +221,34 @@ class PresetFoldersTest(unittest.TestCase):
             SwitchSeq2SeqLM.from_preset(str(folder))
         with self.assertRaisesRegex(ValueError, "There is no such preset"):
             SwitchSeq2SeqLM.from_preset("switch_base_7", load_weights=False)
+
+    def test_the_weights_of_others_are_to_be_converted(self):
+        folders = {
+            "hugging_face": {"config.json": '{"model_type": "switch_transformers"}'},
+            "hugging_face_t5": {"config.json": '{"model_type": "t5"}', "tokenizer.json": "{}"},
+            "t5x": {"checkpoint": "", "target.encoder/.zarray": "{}"},
+            "mesh_tensorflow": {"model.ckpt-1.index": "", "operative_config.gin": ""},
+            "damaged": {"config.json": "[" * 10**5},
+        }
+        classes = (SwitchSeq2SeqLM, SwitchBackbone, SwitchTextClassifier, SwitchTokenizer)
+        classes += (SwitchSeq2SeqLMPreprocessor, SwitchTextClassifierPreprocessor)
+        for name, files in folders.items():
+            for file, text in files.items():
+                path = self.folders / name / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            for cls in classes:
+                message = f"`keras-switch convert --input=.*/{name} --output=FOLDER`.*{name}'"
+                with self.assertRaisesRegex(ValueError, message):
+                    self.load(cls, name)
+        for cls in classes:
+            with self.assertRaisesRegex(ValueError, "no such preset.*'/no'.*`keras-switch convert"):
+                cls.from_preset("/no")
+
+    def test_names_have_no_tokenizer(self):
+        for cls in (SwitchTokenizer, SwitchSeq2SeqLMPreprocessor, SwitchTextClassifierPreprocessor):
+            with self.assertRaisesRegex(ValueError, "No tokenizer comes with.*'switch_base_8'"):
+                cls.from_preset("switch_base_8")
 
     def test_names_give_models_without_weights(self):
         for cls in (SwitchSeq2SeqLM, SwitchBackbone):

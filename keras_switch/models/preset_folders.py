@@ -60,6 +60,24 @@ class PresetBackbone(keras_hub.models.Backbone):
         path.write_text(json.dumps(config, indent=4))
 
 
+class PresetTexts:
+    """What comes before the model, a tokenizer or a preprocessor, from KerasHub's folders."""
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """Makes the tokenizer or the preprocessor of a folder.
+
+        Args:
+            preset: string. A folder written by `save_to_preset` or `keras-switch convert`.
+            **kwargs: Arguments that replace the folder's.
+
+        Raises:
+            ValueError: If there is no such folder, or it is not one of KerasHub's.
+        """
+        presets.check_has_texts(preset)
+        return super().from_preset(preset, **kwargs)
+
+
 def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwargs):
     """Makes a task of a folder, which may lack a tokenizer, or of a name in `presets.PRESETS`.
 

@@ -6,8 +6,11 @@ experts, not the table's 64; C has 30 heads.
 """
 
 import copy
+import json
 import os
+import pathlib
 
+_CONVERT = "keras-switch convert --input=DIR --output=FOLDER"
 _BASE = {
     "vocabulary_size": 32128,
     "num_layers": 12,
@@ -89,9 +92,25 @@ def preset(name):
 
 
 def check_address(name):
-    """Requires a preset, a folder, or an address such as `"hf://..."`."""
-    if name not in PRESETS and "://" not in str(name) and not os.path.isdir(name):
-        raise ValueError(_unknown(name))
+    """Requires a preset, a folder of KerasHub's, or an address such as `"hf://..."`."""
+    if name in PRESETS or "://" in str(name):
+        return
+    if not os.path.isdir(name):
+        raise ValueError(f"{_unknown(name)} The weights of others give a folder: `{_CONVERT}`.")
+    if not _is_of_kerashub(pathlib.Path(name, "config.json")):
+        raise ValueError(
+            "A preset folder must have the config.json that `save_to_preset` or `keras-switch "
+            "convert` writes. If these are the weights of others (Hugging Face, T5X, Mesh "
+            f"TensorFlow), convert them: `{_CONVERT.replace('DIR', str(name))}`, and pass "
+            f"FOLDER. Received: preset={str(name)!r}"
+        )
+
+
+def _is_of_kerashub(path):
+    try:
+        return "registered_name" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, TypeError, ValueError, RecursionError):
+        return False
 
 
 def _unknown(name):
@@ -106,6 +125,17 @@ def check_no_weights(name, load_weights):
     if load_weights:
         raise ValueError(
             f"No weights come with the name {name!r}. Pass `load_weights=False` for random ones, "
-            "or convert those of others, `keras-switch convert --input=DIR --output=FOLDER`, and "
-            f"pass the folder. Received: preset={name!r}, load_weights={load_weights}"
+            f"or convert those of others, `{_CONVERT}`, and pass "
+            f"FOLDER. Received: preset={name!r}, load_weights={load_weights}"
+        )
+
+
+def check_has_texts(name):
+    """Requires a folder or an address, which may have a tokenizer."""
+    check_address(name)
+    if name in PRESETS:
+        raise ValueError(
+            f"No tokenizer comes with the name {name!r}. Convert the weights of others, which "
+            f"have one, `{_CONVERT}`, and pass FOLDER; or make one of a SentencePiece model, "
+            f"`SwitchTokenizer(path)`. Received: preset={name!r}"
         )

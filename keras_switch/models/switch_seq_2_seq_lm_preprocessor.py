@@ -3,12 +3,13 @@
 import keras
 import keras_hub
 
+from keras_switch.models.preset_folders import PresetTexts
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_tokenizer import SwitchTokenizer
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchSeq2SeqLMPreprocessor(keras_hub.models.T5Seq2SeqLMPreprocessor):
+class SwitchSeq2SeqLMPreprocessor(PresetTexts, keras_hub.models.T5Seq2SeqLMPreprocessor):
     """Tokenizes and packs pairs of texts as T5 does.
 
     The encoder gets `tokens </s> <pad> ...`. The decoder gets `<pad> tokens </s>` without its last

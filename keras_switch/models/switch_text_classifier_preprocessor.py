@@ -4,12 +4,13 @@ import keras
 import keras_hub
 from keras_hub.layers import MultiSegmentPacker
 
+from keras_switch.models.preset_folders import PresetTexts
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_tokenizer import SwitchTokenizer
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchTextClassifierPreprocessor(keras_hub.models.TextClassifierPreprocessor):
+class SwitchTextClassifierPreprocessor(PresetTexts, keras_hub.models.TextClassifierPreprocessor):
     """Tokenizes and packs texts, or tuples of texts that belong together.
 
     The encoder gets `tokens </s> <pad> ...`, or `tokens </s> tokens </s> <pad> ...`. The decoder

@@ -7,11 +7,12 @@ from sentencepiece import sentencepiece_model_pb2
 
 from keras_switch.backend import sentinels
 from keras_switch.backend import texts
+from keras_switch.models.preset_folders import PresetTexts
 from keras_switch.models.switch_backbone import SwitchBackbone
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchTokenizer(keras_hub.tokenizers.T5Tokenizer):
+class SwitchTokenizer(PresetTexts, keras_hub.tokenizers.T5Tokenizer):
     """Tokenizer of T5 and of Switch Transformers.
 
     A released `spiece.model` has no sentinels. They are appended, counting down, so that
