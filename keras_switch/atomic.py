@@ -1,12 +1,16 @@
 """Files and folders that are written whole or not at all."""
 
 import contextlib
+import errno
 import glob
 import os
 import pathlib
 import secrets
 import shutil
 import socket
+
+# Errors of a write, in which Python names no file.
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -15,8 +19,8 @@ def whole(path):
 
     A kill at any moment leaves what was at `path` as it was, and at most a hidden file or
     folder beside it, which the next writer on that machine removes. An error leaves nothing
-    behind but the parents that were made. Of writers at the same time, each has its own path: of
-    a file the last one stays, of a folder the first.
+    behind, and names `path`, or a file in it. Of writers at the same time, each has its own path:
+    of a file the last one stays, of a folder the first.
 
     Args:
         path: Path of the file or folder. A file there is replaced. Missing parents are made.
@@ -28,20 +32,61 @@ def whole(path):
         OSError: If it cannot be written, or a folder that is not empty is at `path`.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     writer = f".{path.name}.{socket.gethostname()}"
-    for leftover in path.parent.glob(f"{glob.escape(writer)}+*+*.tmp"):
-        if not _is_running(int(leftover.name.split("+")[-2])):
-            remove(leftover)
-    beside = path.with_name(f"{writer}+{os.getpid()}+{secrets.token_hex(4)}.tmp")
+    with folder(path.parent):
+        for leftover in path.parent.glob(f"{glob.escape(writer)}+*+*.tmp"):
+            if not _is_running(int(leftover.name.split("+")[-2])):
+                remove(leftover)
+        beside = path.with_name(f"{writer}+{os.getpid()}+{secrets.token_hex(4)}.tmp")
+        try:
+            yield beside
+            for written in (*beside.rglob("*"), beside):
+                sync(written)
+            os.replace(beside, path)
+            sync(path.parent)
+        except OSError as error:
+            _rename(error, beside, path)
+            raise
+        finally:
+            remove(beside)
+
+
+@contextlib.contextmanager
+def folder(path):
+    """Makes a folder and its parents; after an error those that it made and are empty go again.
+
+    Raises:
+        OSError: If a file is there, or it cannot be made.
+    """
+    path = pathlib.Path(path)
+    made = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
-        yield beside
-        for written in (*beside.rglob("*"), beside):
-            sync(written)
-        os.replace(beside, path)
-        sync(path.parent)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        raise
+
+
+def reserve(path, num_bytes):
+    """Requires room on the disk for a file that does not exist yet.
+
+    Raises:
+        OSError: If there is none. It names the file.
+    """
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
-        remove(beside)
+        remove(path)
 
 
 def remove(path):
@@ -57,8 +102,21 @@ def sync(path):
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(handle)
+
+
+def _rename(error, beside, path):
+    """Lets an error name the file that was to be, instead of the one beside it."""
+    if error.filename is None and error.errno in _WRITING:
+        error.filename = str(path)
+    elif error.filename is not None:
+        name = pathlib.Path(os.fsdecode(error.filename))
+        if name.is_relative_to(beside):
+            error.filename, error.filename2 = str(path / name.relative_to(beside)), None
 
 
 def _is_running(process):

@@ -1,5 +1,7 @@
+import errno
 import os
 import pathlib
+import resource
 import socket
 import subprocess
 import sys
@@ -50,6 +52,50 @@ class WholeTest(unittest.TestCase):
         with self.assertRaises(FileNotFoundError), atomic.whole(path):
             pass
         self.assertEqual((self.names(), path.read_text()), (["file"], "before"))
+
+    def test_an_error_leaves_no_folder_that_was_made(self):
+        (self.directory / "old").mkdir()
+        with self.assertRaisesRegex(OSError, "full"):
+            with atomic.whole(self.directory / "old" / "new" / "newer" / "file") as beside:
+                beside.touch()
+                raise OSError("full")
+        self.assertEqual(self.names(), ["old"])
+
+    def test_errors_name_the_file_that_was_to_be(self):
+        path = self.directory / "folder"
+        full = OSError(errno.ENOSPC, "No space left on device")
+        inner = PermissionError(errno.EACCES, "Permission denied")
+        for error, inside, expected in (
+            (full, None, path),
+            (inner, "file", path / "file"),
+            (OSError(errno.EIO, "Input/output error"), None, None),
+        ):
+            with self.assertRaises(OSError) as raised, atomic.whole(path) as beside:
+                error.filename = inside and str(beside / inside)
+                raise error
+            self.assertEqual(raised.exception.filename, expected and str(expected))
+        with self.assertRaisesRegex(OSError, "Input/output error: '/read'"), atomic.whole(path):
+            raise OSError(errno.EIO, "Input/output error", "/read")
+
+    def test_a_file_in_place_of_a_folder_is_named(self):
+        file = self.directory / "file"
+        file.touch()
+        for path in (file / "x", file / "x" / "y"):
+            with self.assertRaises(NotADirectoryError) as raised, atomic.whole(path):
+                pass
+            self.assertEqual(raised.exception.filename, str(path.parent))
+
+    def test_room_is_reserved_and_given_back(self):
+        path = self.directory / "file"
+        atomic.reserve(path, 2**20)
+        self.assertEqual(self.names(), [])
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limit[1]))
+        with self.assertRaises(OSError) as raised:
+            atomic.reserve(path, 2**20)
+        self.assertEqual(raised.exception.filename, str(path))
+        self.assertEqual(self.names(), [])
 
     def leftover(self, host, process):
         return self.directory / f".file.{host}+{process}+0123abcd.tmp"
