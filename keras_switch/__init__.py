@@ -6,16 +6,17 @@ The other parts load when they are first used; importing touches no device.
 
 import importlib
 
-from keras_switch.quiet import quiet_command
-
-with quiet_command():
-    from keras_switch import layers
+from keras_switch import process
 
 __version__ = "0.1.0"
 
-_PARTS = ("data", "export", "models", "tpu", "training", "weights")
+_PARTS = ("data", "export", "layers", "models", "tpu", "training", "weights")
 
-__all__ = ["__version__", "layers", *_PARTS]
+__all__ = ["__version__", *_PARTS]
+
+if not process.is_command():
+    # The command's help has no use for Keras, which takes seconds to import.
+    importlib.import_module("keras_switch.layers")
 
 
 def __getattr__(name):

@@ -1,16 +1,21 @@
 """`keras-switch COMMAND [flags]`."""
 
+import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import sys
-import typing
+import traceback
 
-from absl import app
-from absl import flags
 from absl import logging
 
-INTERRUPTED = 130
+import keras_switch
+from keras_switch import atomic
+from keras_switch import command_line
+from keras_switch import process
+
+FAILED, MISUSED = 1, 2
 SIZES = (
     "vocabulary_size",
     "hidden_dim",
@@ -19,18 +24,11 @@ SIZES = (
     "num_layers",
     "num_experts",
 )
+MODELS = pathlib.Path(__file__).parent / "models" / "presets.md"
 EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
 
 
-class Command(typing.NamedTuple):
-    """A command: what it does in a line, its flags, and what runs it."""
-
-    summary: str
-    define_flags: typing.Callable
-    run: typing.Callable
-
-
-def _pretrain_flags():
+def _pretrain_flags(flags):
     flags.DEFINE_string("output_dir", "runs/pretrain", "Where everything is written.")
     flags.DEFINE_bool("restart", False, "Move an earlier run aside, and start anew.")
     flags.DEFINE_string("corpus", "", "Text file, a passage a line. Default: the one shipped.")
@@ -60,9 +58,10 @@ def _pretrain_flags():
 
 
 def _pretrain(values):
-    from keras_switch import export
-    from keras_switch import tpu
-    from keras_switch.training import pretrain
+    with process.loading():
+        from keras_switch import export
+        from keras_switch import tpu
+        from keras_switch.training import pretrain
 
     export.check_backend()
     tpu.highest_float32()
@@ -75,7 +74,7 @@ def _pretrain(values):
     export.ask_in_another_process(path, EXAMPLE)
 
 
-def _rehearse_flags():
+def _rehearse_flags(flags):
     flags.DEFINE_string("topology", "v5e:2x4", "Chip and slice, such as v4:2x2x4 or v5p:8x8x16.")
     flags.DEFINE_string("mesh", "", "Axes and their cores. Default: batch:CORES.")
     flags.DEFINE_string("layout", "batch:batch,experts:batch", "Dimensions and their axes.")
@@ -91,148 +90,182 @@ def _rehearse_flags():
 
 
 def _rehearse(values):
-    import keras
-
-    from keras_switch import models
-    from keras_switch import tpu
-    from keras_switch.training import Adafactor
+    with process.loading():
+        from keras_switch import models
+        from keras_switch import tpu
 
     sizes = {name: values[name].value for name in SIZES if values[name].value is not None}
     config = {**models.presets.preset(values.preset), **sizes}
-    optimizer = values.optimizer
     mesh = values.mesh or f"batch:{tpu.rehearsal.chips.Topology(values.topology).num_cores}"
-    rehearsal = tpu.rehearse(
-        lambda: models.SwitchSeq2SeqLM(models.SwitchBackbone(**config), compile=False),
-        values.topology,
-        (mesh, values.layout),
-        optimizer=Adafactor() if optimizer == "adafactor" else keras.optimizers.get(optimizer),
-        loss=models.losses.TargetCrossEntropy(),
-        batch_size=values.batch_size,
-        sequence_length={
-            f"{side}_{name}": length
-            for side, length in (
-                ("encoder", values.inputs_length),
-                ("decoder", values.targets_length),
-            )
-            for name in ("token_ids", "padding_mask")
-        },
-        search=values.search,
-    )
-    print(rehearsal)
-    if values.json:
-        pathlib.Path(values.json).write_text(rehearsal.to_json() + "\n", encoding="utf-8")
+    # That the file can be written is seen before the work of minutes.
+    with _writing(values.json) as file:
+        rehearsal = tpu.rehearse(
+            lambda: models.SwitchSeq2SeqLM(models.SwitchBackbone(**config), compile=False),
+            values.topology,
+            (mesh, values.layout),
+            optimizer=_optimizer(values.optimizer),
+            loss=models.losses.TargetCrossEntropy(),
+            batch_size=values.batch_size,
+            sequence_length={
+                f"{side}_{name}": length
+                for side, length in (
+                    ("encoder", values.inputs_length),
+                    ("decoder", values.targets_length),
+                )
+                for name in ("token_ids", "padding_mask")
+            },
+            search=values.search,
+        )
+        print(rehearsal, flush=True)
+        if file:
+            file.write_text(f"{rehearsal.to_json()}\n", encoding="utf-8")
 
 
-def _convert_flags():
-    flags.DEFINE_string("input", None, "Folder of the weights to read.", required=True)
-    flags.DEFINE_string("output", None, "Folder to write, which must not exist.", required=True)
+@contextlib.contextmanager
+def _writing(path):
+    """Gives a path to write a file to, which appears whole or not at all; `None` for none."""
+    if not path:
+        yield None
+        return
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    with atomic.whole(path) as beside:
+        beside.touch()
+        yield beside
+
+
+def _optimizer(name):
+    import keras
+
+    from keras_switch.training import Adafactor
+
+    if name == "adafactor":
+        return Adafactor()
+    try:
+        return keras.optimizers.get(name)
+    except ValueError:
+        raise ValueError(
+            '`optimizer` must be "adafactor" or the name of one of Keras\'s. '
+            f"Received: optimizer={name!r}"
+        ) from None
+
+
+def _convert_flags(flags):
+    flags.DEFINE_string("input", None, "Folder of the weights to read.")
+    flags.DEFINE_string("output", None, "Folder to write, which must not exist.")
     flags.DEFINE_enum("to", "keras", ["keras", "huggingface"], "Format to write.")
 
 
 def _convert(values):
-    from keras_switch import weights
+    with process.loading():
+        from keras_switch import weights
 
     output = weights.convert(values.input, values.output, to=values.to)
     print(f"Converted {values.input} to {output}.")
 
 
 def _models(values):
-    from keras_switch.models import sizes
-
-    for line in sizes.table():
-        print(line, flush=True)
+    print(MODELS.read_text(encoding="utf-8"), end="")
 
 
 COMMANDS = {
-    "pretrain": Command(
+    "pretrain": command_line.Command(
         "train a small Switch Transformer on text, and export it",
         _pretrain_flags,
         _pretrain,
+        aliases={"path": "corpus", "lines": "corpus", "tokens": "corpus"},
     ),
-    "rehearse": Command(
+    "rehearse": command_line.Command(
         "compile a Switch Transformer's train step for a TPU slice, without a TPU",
         _rehearse_flags,
         _rehearse,
     ),
-    "models": Command(
+    "models": command_line.Command(
         "list the models of the paper, with their parameters and operations",
-        lambda: None,
+        lambda flags: None,
         _models,
     ),
-    "convert": Command(
+    "convert": command_line.Command(
         "carry weights from and to the formats of others",
         _convert_flags,
         _convert,
+        required=("input", "output"),
     ),
 }
 
 
-def usage():
-    """The help of the program."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Switch Transformers for Keras.",
-            "",
-            "usage: keras-switch COMMAND [flags]",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "keras-switch COMMAND --help lists the flags of a command.",
-        ]
-    )
-
-
-def command_usage(name):
-    """The help of a command."""
-    lines = [f"keras-switch {name}: {COMMANDS[name].summary}", "", "flags:"]
-    for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__]):
-        default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"
-        lines.append(f"  --{flag.name:18} {flag.help}{default}")
-    return "\n".join(lines)
-
-
 def main(argv=None):
     """Runs a command; returns its exit code by `SystemExit`."""
-    argv = sys.argv if argv is None else argv
-    name = argv[1] if len(argv) > 1 else "--help"
-    if name in ("--help", "-h", "help", "--helpfull"):
-        print(usage())
-        sys.exit(0)
+    try:
+        code = _main((sys.argv if argv is None else argv)[1:])
+        sys.stdout.flush()
+    except command_line.UsageError as error:
+        print(error, file=sys.stderr)
+        code = MISUSED
+    except BrokenPipeError:
+        # Whoever read the output has gone, and Python would flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    sys.exit(code)
+
+
+def _main(arguments):
+    """Answers a call for help, or runs a command; returns the exit code."""
+    name, *rest = arguments or ["help"]
+    if name == "--version":
+        print(f"keras-switch {keras_switch.__version__}")
+        return 0
+    asks = name == "help" or command_line.is_help(name)
+    if asks and not rest:
+        print(command_line.usage(COMMANDS))
+        return 0
+    if asks:
+        name, *rest = [*rest, "--help"]
+    if name.startswith("-"):
+        raise command_line.UsageError(f"Unknown flag: {name}. A command comes before its flags.")
     if name not in COMMANDS:
+        proposal = command_line.did_you_mean(name, COMMANDS)
         known = ", ".join(COMMANDS)
-        print(f"Unknown command: {name!r}. The commands are: {known}.", file=sys.stderr)
-        sys.exit(2)
-    command = COMMANDS[name]
-    command.define_flags()
-    if {"--help", "-h", "-help", "--helpfull"} & set(argv[2:]):
-        print(command_usage(name))
-        sys.exit(0)
-    app.run(lambda rest: _run(name, rest), argv=[f"{argv[0]} {name}", *argv[2:]])
+        raise command_line.UsageError(
+            f"Unknown command: {name!r}.{proposal} The commands are: {known}."
+        )
+    if any(map(command_line.is_help, rest)):
+        print(command_line.command_usage(name, COMMANDS[name]))
+        return 0
+    values = command_line.define(COMMANDS[name].define_flags)
+    command_line.parse(name, values, rest)
+    command_line.require(name, values, COMMANDS[name].required)
+    return _run(name, values)
 
 
-def _run(name, rest):
-    if len(rest) > 1:
-        raise app.UsageError(f"Unexpected argument: {rest[1]!r}")
-    values = flags.FLAGS
+def _run(name, values):
     logging.set_verbosity(logging.ERROR)
     try:
         COMMANDS[name].run(values)
+        sys.stdout.flush()
+        return 0
     except KeyboardInterrupt:
-        print(f"\nStopped.{_how_to_resume(values)}", flush=True)
-        sys.exit(INTERRUPTED)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        if os.environ.get("KERAS_SWITCH_TRACEBACK"):
-            raise
-        print(f"keras-switch {name}: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(f"\nStopped.{_how_to_resume(values)}", file=sys.stderr)
+        return process.INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if os.environ.get(command_line.TRACEBACK, "0") not in ("", "0"):
+            traceback.print_exc()
+        else:
+            message = command_line.explain(error, values, COMMANDS[name].aliases)
+            print(f"keras-switch {name}: {message}", file=sys.stderr)
+        return FAILED
 
 
 def _how_to_resume(values):
+    """What to do after Ctrl-C in a command that saves checkpoints."""
     if "restart" not in values:
         return ""
+    from keras_switch.training import checkpoint
+
+    if checkpoint.latest(pathlib.Path(values["output_dir"].value) / "checkpoints") is None:
+        return " There is no checkpoint yet."
     again = " The same command again"
     if values["restart"].value:
         again += ", but without --restart,"

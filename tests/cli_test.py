@@ -1,20 +1,22 @@
 import contextlib
-import functools
 import importlib.util
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
 
 import huggingface_helpers as helpers
 import keras
-from absl import flags
 
+import keras_switch
 from keras_switch import cli
+from keras_switch import command_line
 from keras_switch import export
 from keras_switch import models
 from keras_switch import tpu
@@ -50,31 +52,65 @@ class ProcessTest(unittest.TestCase):
         self.assertIn("--vocabulary_size    Ids of the vocabulary. (default: ", output)
         self.assertEqual(errors, "")
 
-    def test_bad_flags_are_explained(self):
-        for flag, message in (
-            ("--batch_size=0", "flag --batch_size=0"),
-            ("--seed=2147483648", "flag --seed=2147483648"),
-            ("--nothing", "Unknown command line flag 'nothing'"),
-            ("x", "Unexpected argument: 'x'"),
-        ):
-            output, errors = self.run_command("pretrain", flag, code=1)
-            self.assertIn(message, output + errors)
+    def test_bad_flags_are_explained_in_one_line(self):
+        output, errors = self.run_command("pretrain", "--batch_size=0", code=2)
+        self.assertEqual(output, "")
+        self.assertEqual(
+            errors,
+            "keras-switch pretrain: --batch_size must be a positive integer. "
+            "Received: --batch_size=0. See: keras-switch pretrain --help\n",
+        )
 
     def test_a_missing_corpus_is_explained_and_leaves_nothing_behind(self):
-        directory = self.root / "run"
+        directory = self.root / "new" / "run"
         flag = f"--output_dir={directory}"
         output, errors = self.run_command("pretrain", flag, "--corpus=/none", code=1)
         self.assertEqual(output, "")
         self.assertEqual(
             errors,
-            "keras-switch pretrain: `path` must be an existing text file. Received: path='/none'\n",
+            "keras-switch pretrain: --corpus must be an existing text file. "
+            "Received: --corpus='/none'\n",
         )
-        self.assertFalse(directory.exists())
+        self.assertFalse(directory.parent.exists())
+
+    def test_ctrl_c_while_it_imports_just_stops(self):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen(
+            [sys.executable, str(self.script), "convert", "--input=/none", "--output=/none"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        libraries = pathlib.Path(f"/proc/{process.pid}/maps")
+        while "tensorflow" not in libraries.read_text():
+            self.assertIsNone(process.poll())
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.communicate(), ("", "\nStopped.\n"))
+        self.assertEqual(process.returncode, 130)
+
+    def test_a_closed_pipe_ends_it_without_a_word(self):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, str(self.script), "models"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment)
+        os.close(writer)
+        self.assertEqual((done.returncode, done.stderr), (1, b""))
+
+    def test_output_that_cannot_be_written_is_an_error(self):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, str(self.script), "models"]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+        message = b"keras-switch models: [Errno 28] No space left on device\n"
+        self.assertEqual((done.returncode, done.stderr), (1, message))
 
     def test_a_slice_that_does_not_exist_is_explained(self):
         output, errors = self.run_command("rehearse", "--topology=v9:2x2", code=1)
         self.assertEqual(output, "")
-        self.assertIn("keras-switch rehearse: `topology` must name a chip", errors)
+        self.assertIn("keras-switch rehearse: --topology must name a chip", errors)
 
     def test_weights_are_converted(self):
         folder, output = self.root / "theirs", self.root / "ours"
@@ -87,13 +123,13 @@ class ProcessTest(unittest.TestCase):
 
     def test_weights_that_cannot_be_converted_are_explained(self):
         output = self.root / "none"
-        for given, message in (
-            (("--input=/none",), "keras-switch convert: `input` does not exist"),
-            (("--input=/none", "--to=t5x"), "flag --to=t5x"),
-            ((), "flag --input=None: Flag --input must have a value"),
-        ):
-            printed, errors = self.run_command("convert", f"--output={output}", *given, code=1)
-            self.assertIn(message, printed + errors)
+        flags = ("--input=/none", f"--output={output}")
+        printed, errors = self.run_command("convert", *flags, code=1)
+        self.assertEqual(printed, "")
+        self.assertEqual(
+            errors,
+            "keras-switch convert: --input does not exist. Received: --input='/none'\n",
+        )
         self.assertFalse(output.exists())
 
     @unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
@@ -114,52 +150,95 @@ class CommandLineTest(unittest.TestCase):
         return output.getvalue() + errors.getvalue()
 
     def test_help_lists_the_commands(self):
-        for args in ((), ("--help",)):
-            output = self.run_command(*args, code=0)
+        for spelling in ((), ("--help",), ("-h",), ("help",), ("--helpshort",), ("--helpfull",)):
+            output = self.run_command(*spelling, code=0)
             self.assertIn("pretrain  train a small Switch Transformer", output)
+            self.assertIn("KERAS_SWITCH_TRACEBACK=1", output)
+
+    def test_help_of_a_command_has_many_spellings(self):
+        expected = self.run_command("convert", "--help", code=0)
+        self.assertIn("--output", expected)
+        for spelling in ("-h", "-help", "--helpshort", "--helpfull"):
+            self.assertEqual(self.run_command("convert", spelling, code=0), expected)
+            self.assertEqual(self.run_command("convert", "--to=keras", spelling, code=0), expected)
+        for spelling in ("help", "--help", "-h"):
+            self.assertEqual(self.run_command(spelling, "convert", code=0), expected)
+
+    def test_help_without_flags_lists_none(self):
+        (line,) = self.run_command("models", "--help", code=0).splitlines()
+        self.assertIn("keras-switch models: list the models", line)
+
+    def test_version(self):
+        output = self.run_command("--version", code=0)
+        self.assertEqual(output, f"keras-switch {keras_switch.__version__}\n")
 
     def test_unknown_commands_are_explained(self):
-        output = self.run_command("pretrian", code=2)
-        self.assertIn("Unknown command: 'pretrian'. The commands are: pretrain, rehearse,", output)
+        for arguments in (["pretrian"], ["help", "pretrian"]):
+            self.assertEqual(
+                self.run_command(*arguments, code=2),
+                "keras-switch: Unknown command: 'pretrian'. Did you mean pretrain? The commands "
+                "are: pretrain, rehearse, models, convert. See: keras-switch --help\n",
+            )
+        output = self.run_command("--to=keras", "convert", code=2)
+        self.assertIn("Unknown flag: --to=keras. A command comes before its flags.", output)
 
-    def stop(self, restart=None):
-        """What the program says after Ctrl-C."""
-        values, output = flags.FlagValues(), io.StringIO()
-        if restart is not None:
-            flags.DEFINE_bool("restart", restart, "", flag_values=values)
-        values.mark_as_parsed()
-        run = unittest.mock.Mock(side_effect=KeyboardInterrupt)
+    def test_flags_that_must_be_given_are_asked_for(self):
+        output = self.run_command("convert", "--input=/none", code=2)
+        self.assertIn("keras-switch convert: --output must be given: Folder to write", output)
+
+    def run_and_raise(self, error, environment=""):
+        """Returns what a command prints whose work raises an error."""
+        command = cli.COMMANDS["convert"]._replace(run=unittest.mock.Mock(side_effect=error))
         with (
-            unittest.mock.patch.dict(cli.COMMANDS, {"stop": cli.Command("", None, run)}),
-            unittest.mock.patch.object(cli.flags, "FLAGS", values),
-            contextlib.redirect_stdout(output),
-            self.assertRaises(SystemExit) as stop,
+            unittest.mock.patch.dict(cli.COMMANDS, {"convert": command}),
+            unittest.mock.patch.dict(os.environ, {"KERAS_SWITCH_TRACEBACK": environment}),
         ):
-            cli._run("stop", ["keras-switch stop"])
-        self.assertEqual(stop.exception.code, cli.INTERRUPTED)
-        return output.getvalue()
+            return self.run_command("convert", "--input=a", "--output=b", code=1)
 
-    def test_ctrl_c_says_how_to_resume(self):
-        self.assertIn("The same command again resumes from", self.stop(restart=False))
-        self.assertIn("again, but without --restart, resumes from", self.stop(restart=True))
+    def test_errors_are_one_line(self):
+        for error, line in (
+            (ValueError("`input` is\n  bad. Received: input='a'"), "--input is bad. Received: --i"),
+            (PermissionError(13, "Permission denied", "/b/c"), "/b/c: Permission denied\n"),
+            (ImportError("No module named 'x'"), "No module named 'x'\n"),
+            (KeyError("x"), "KeyError: 'x' (KERAS_SWITCH_TRACEBACK=1 shows where.)\n"),
+            (MemoryError(), "MemoryError:  (KERAS_SWITCH_TRACEBACK=1 shows where.)\n"),
+        ):
+            output = self.run_and_raise(error)
+            self.assertTrue(output.startswith(f"keras-switch convert: {line}"), output)
+            self.assertEqual(output.count("\n"), 1)
+
+    def test_a_traceback_is_printed_to_who_asks_for_it(self):
+        for environment, expected in (("1", True), ("0", False), ("", False)):
+            output = self.run_and_raise(ValueError("bad"), environment)
+            self.assertEqual(output.startswith("Traceback (most recent call last)"), expected)
+            self.assertEqual("in _run" in output, expected)
+
+    def stop(self, name, *arguments):
+        """What the program says after Ctrl-C."""
+        run = unittest.mock.Mock(side_effect=KeyboardInterrupt)
+        command = cli.COMMANDS[name]._replace(run=run)
+        with unittest.mock.patch.dict(cli.COMMANDS, {name: command}):
+            return self.run_command(name, *arguments, code=130)
+
+    def test_ctrl_c_says_how_to_resume_if_there_is_a_checkpoint(self):
+        with tempfile.TemporaryDirectory() as directory:
+            flag = f"--output_dir={directory}"
+            message = self.stop("pretrain", flag)
+            self.assertEqual(message, "\nStopped. There is no checkpoint yet.\n")
+            (pathlib.Path(directory) / "checkpoints" / "step-000000001-epoch-00000").mkdir(
+                parents=True
+            )
+            message = self.stop("pretrain", flag)
+            self.assertIn("The same command again resumes from the last checkpoint.", message)
+            message = self.stop("pretrain", flag, "--restart")
+            self.assertIn("again, but without --restart, resumes from", message)
 
     def test_ctrl_c_of_a_command_that_saves_nothing_just_stops(self):
-        self.assertEqual(self.stop(), "\nStopped.\n")
+        self.assertEqual(self.stop("models"), "\nStopped.\n")
 
     def rehearse(self, **changes):
         """Runs `rehearse` with its flags' defaults; returns what it asked for and printed."""
-        names = flags.FlagValues()
-        with unittest.mock.patch.object(cli.flags, "FLAGS", names):
-            define = [
-                unittest.mock.patch.object(
-                    cli.flags, name, functools.partial(getattr(flags, name), flag_values=names)
-                )
-                for name in ("DEFINE_string", "DEFINE_integer", "DEFINE_bool")
-            ]
-            with contextlib.ExitStack() as stack:
-                for patch in define:
-                    stack.enter_context(patch)
-                cli._rehearse_flags()
+        names = command_line.define(cli._rehearse_flags)
         names.mark_as_parsed()
         for name, value in changes.items():
             names[name].value = value
@@ -167,12 +246,12 @@ class CommandLineTest(unittest.TestCase):
         answer.to_json.return_value = "{}"
         output = io.StringIO()
         with (
-            unittest.mock.patch.object(tpu, "rehearse", return_value=answer) as rehearse,
+            unittest.mock.patch.object(tpu, "rehearse", return_value=answer) as self.rehearsals,
             contextlib.redirect_stdout(output),
         ):
             cli._rehearse(names)
         self.assertEqual(output.getvalue(), f"{answer}\n")
-        return rehearse.call_args
+        return self.rehearsals.call_args
 
     def test_rehearse_asks_for_what_the_flags_say(self):
         call = self.rehearse(
@@ -198,17 +277,28 @@ class CommandLineTest(unittest.TestCase):
         self.assertIsInstance(call.kwargs["optimizer"], keras.optimizers.SGD)
 
     def test_an_unknown_preset_is_explained(self):
-        with self.assertRaisesRegex(ValueError, "There is no such preset.* 'c_2048'; there are"):
+        with self.assertRaisesRegex(
+            ValueError, "There is no such preset.* preset='c_2048'; there are"
+        ):
             self.rehearse(preset="c_2048")
 
+    def test_json_that_cannot_be_written_is_seen_before_the_work(self):
+        with tempfile.TemporaryDirectory() as directory:
+            file = pathlib.Path(directory) / "file"
+            file.touch()
+            for path, error in ((directory, IsADirectoryError), (file / "x", NotADirectoryError)):
+                with self.assertRaises(error) as raised:
+                    self.rehearse(json=str(path))
+                self.rehearsals.assert_not_called()
+                self.assertEqual(raised.exception.filename, str(path).removesuffix("/x"))
+
+    def test_an_unknown_optimizer_is_explained(self):
+        with self.assertRaisesRegex(ValueError, "`optimizer` must be .* optimizer='foo'"):
+            self.rehearse(optimizer="foo")
+
     def test_models_prints_the_table(self):
-        output = io.StringIO()
-        with (
-            unittest.mock.patch.object(models.sizes, "table", return_value=["one", "two"]),
-            contextlib.redirect_stdout(output),
-        ):
-            cli.COMMANDS["models"].run(None)
-        self.assertEqual(output.getvalue(), "one\ntwo\n")
+        output = self.run_command("models", code=0)
+        self.assertIn("\n| switch_base_8    |       619,339,008 |", output)
 
     def test_pretrain_asks_for_true_float32_and_exports(self):
         calls = unittest.mock.Mock()

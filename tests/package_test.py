@@ -21,11 +21,12 @@ PACKAGE = ROOT / "keras_switch"
 
 # What each part may import of the others.
 ARROWS = {
-    "__init__": {"layers", "quiet"},
+    "__init__": {"process"},
     "atomic": set(),
     "checks": set(),
+    "command_line": set(),
     "private": set(),
-    "quiet": set(),
+    "process": set(),
     "backend": {"private"},
     "layers": {"checks", "private", "backend"},
     "data": {"atomic", "checks", "layers", "backend"},
@@ -34,7 +35,19 @@ ARROWS = {
     "weights": {"atomic", "checks", "models", "data", "layers", "backend"},
     "export": {"atomic", "checks", "models", "data", "layers", "backend"},
     "training": {"atomic", "checks", "models", "data", "tpu", "layers", "backend"},
-    "cli": {"training", "weights", "export", "tpu", "models", "data", "layers", "backend"},
+    "cli": {
+        "atomic",
+        "command_line",
+        "process",
+        "training",
+        "weights",
+        "export",
+        "tpu",
+        "models",
+        "data",
+        "layers",
+        "backend",
+    },
 }
 USES_TENSORFLOW = {"backend", "private", "data", "weights", "export", "tpu"}
 USES_JAX = {"backend", "tpu"}
@@ -57,6 +70,15 @@ import keras
 before = set(sys.modules)
 import keras_switch
 print([name for name in {HEAVY!r} if name in sys.modules and name not in before])
+"""
+PRINT_IMPORTED_BY_THE_COMMAND = """
+import sys
+sys.argv = ["/usr/bin/keras-switch", *sys.argv[1:]]
+from keras_switch.cli import main
+try:
+    main(["keras-switch", *{arguments!r}])
+except SystemExit as stop:
+    print([stop.code, *(name for name in ("keras", "jax", "tensorflow") if name in sys.modules)])
 """
 PRINT_REGISTERED = """
 import keras
@@ -139,6 +161,12 @@ class ImportTest(unittest.TestCase):
     def test_import_registers_the_layers(self):
         self.assertEqual(run_python(PRINT_REGISTERED), "SwitchDense")
 
+    def test_help_imports_no_keras(self):
+        for arguments in (["--help"], ["pretrain", "--help"], ["models"], ["rehearse", "--x"]):
+            code = PRINT_IMPORTED_BY_THE_COMMAND.format(arguments=arguments)
+            expected = "[2]" if "--x" in arguments else "[0]"
+            self.assertEqual(run_python(code).splitlines()[-1], expected, arguments)
+
     def test_import_touches_no_device(self):
         for backend, code in SPLIT_THE_CPU.items():
             with self.subTest(backend=backend):
@@ -190,6 +218,11 @@ class ReadmeTest(unittest.TestCase):
         for block in blocks:
             with self.subTest(block), tempfile.TemporaryDirectory() as folder:
                 run_python(block, cwd=folder, MPLBACKEND="Agg")
+
+    def test_the_table_of_models_is_that_of_the_command(self):
+        document = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+        table = (PACKAGE / "models" / "presets.md").read_text(encoding="utf-8")
+        self.assertIn(f"\n\n{table}\n", document)
 
 
 class BuildTest(unittest.TestCase):
@@ -256,10 +289,11 @@ class DistributionTest(unittest.TestCase):
         self.assertEqual({top for top in tops if not top.endswith(".dist-info")}, {"keras_switch"})
         self.assertFalse([name for name in self.wheel if "test" in name])
 
-    def test_wheel_holds_every_module_and_the_corpus(self):
+    def test_wheel_holds_every_module_and_its_data(self):
         modules = {str(path.relative_to(ROOT)) for _, path in modules_of_package()}
         self.assertLessEqual(modules, set(self.wheel))
         self.assertIn("keras_switch/data/corpora/sotu.txt.xz", self.wheel)
+        self.assertIn("keras_switch/models/presets.md", self.wheel)
 
     def test_sdist_leaves_the_links_out(self):
         self.assertIn("tests/package_test.py", self.sdist)

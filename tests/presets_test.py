@@ -6,6 +6,7 @@ import unittest.mock
 
 import keras
 
+from keras_switch import cli
 from keras_switch.layers import scopes
 from keras_switch.models import PRESETS
 from keras_switch.models import SwitchBackbone
@@ -136,6 +137,13 @@ class PresetsTest(unittest.TestCase):
         )
         self.assertEqual(rows[1][-2:], ["-", "-"])
 
+    def test_the_table_that_the_command_prints(self):
+        command = (
+            "python -c 'from keras_switch.models import sizes; print(*sizes.table(), sep=\"\\n\")' "
+            "> keras_switch/models/presets.md"
+        )
+        self.assertEqual(cli.MODELS.read_text().splitlines(), list(sizes.table()), command)
+
     def test_dense_twins_need_as_many_operations(self):
         for name in ("base_128", "large_128", "xxl_128"):
             twin = f"t5_{name.split('_')[0]}"
@@ -144,12 +152,12 @@ class PresetsTest(unittest.TestCase):
 
     def test_unknown_presets_are_explained(self):
         with self.assertRaisesRegex(
-            ValueError, "no such preset.* Received: 'base_8'; .* switch_tiny_8"
+            ValueError, "no such preset.* Received: preset='base_8'; .* switch_tiny_8"
         ):
             presets.preset("base_8")
         for name in ("switch_base_9", "a/folder/that/is/not"):
             for made in (SwitchBackbone, SwitchSeq2SeqLM):
-                message = f"no such preset.* Received: '{name}'; there"
+                message = f"no such preset.* Received: preset='{name}'; there"
                 with self.assertRaisesRegex(ValueError, message):
                     made.from_preset(name)
 

@@ -116,7 +116,7 @@ def _is_of_kerashub(path):
 def _unknown(name):
     return (
         "There is no such preset, nor such a folder. "
-        f"Received: {name!r}; there are {', '.join(PRESETS)}."
+        f"Received: preset={name!r}; there are {', '.join(PRESETS)}."
     )
 
 

@@ -83,7 +83,10 @@ def _elements_of_a_token(backbone, kernel):
 
 
 def table():
-    """Yields the lines of a Markdown table of all presets; `1 + 2` is encoder and decoder."""
+    """Yields the lines of a Markdown table of all presets; `1 + 2` is encoder and decoder.
+
+    `presets.md` holds them, which `keras-switch models` prints without building a model.
+    """
     rows = [HEADER, *map(_row, presets.PRESETS)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     for number, row in enumerate(rows):
