@@ -148,7 +148,12 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(done.returncode, 0, done.stderr)
             rehearsal = Rehearsal.from_dict(json.loads(path.read_text()))
         self.assertEqual(done.stdout, f"{rehearsal}\n")
-        self.assertIn("trained by Adafactor on batches of int32 (32, 114)", rehearsal.model)
+        self.assertIn(
+            "trained by Adafactor on batches of decoder_padding_mask int32 (32, 114), "
+            "decoder_token_ids int32 (32, 114), encoder_padding_mask int32 (32, 512), ",
+            rehearsal.model,
+        )
+        self.assertIn("rehearse: compiling the train step", done.stderr)
         # Two sparse blocks, one of each stack.
         exchanges = of_kind(rehearsal, "all-to-all")
         self.assertEqual(sum(row["count"] for row in exchanges), 8)

@@ -181,7 +181,9 @@ class SearchTest(unittest.TestCase):
             unittest.mock.patch.object(compiler, "devices"),
             unittest.mock.patch.object(search, "Layout"),
         ):
-            found = search.nearest(None, chips.Topology("v5e:2x4"), Layout(*SPLIT))
+            say = unittest.mock.Mock()
+            found = search.nearest(None, chips.Topology("v5e:2x4"), Layout(*SPLIT), say)
+        self.assertEqual(say.call_count, compile_step.call_count)
         return found, compile_step.call_count
 
     def test_the_first_that_fits_is_proposed(self):

@@ -1,7 +1,11 @@
+import contextlib
 import importlib
 import importlib.util
+import io
 import json
+import os
 import pathlib
+import sys
 import tempfile
 import unittest
 import unittest.mock
@@ -15,6 +19,7 @@ from keras_switch.tpu import Mesh
 from keras_switch.tpu import Rehearsal
 from keras_switch.tpu import rehearse
 from keras_switch.tpu.rehearsal import compiler
+from keras_switch.tpu.rehearsal import progress
 from keras_switch.tpu.rehearsal import run
 from keras_switch.training import Adafactor
 
@@ -169,16 +174,62 @@ class ClassesTest(unittest.TestCase):
             self.assertIn("Could not locate class 'Mine'", json.loads(path.read_text())["error"])
 
 
-class CompilerTest(unittest.TestCase):
-    def test_a_missing_compiler_is_named_with_the_extra(self):
-        def find(name):
-            return None if name == "libtpu" else True
-
-        with (
-            unittest.mock.patch.object(importlib.util, "find_spec", find),
-            self.assertRaisesRegex(ImportError, "libtpu is not .* 'keras-switch.rehearse.'"),
+class DescribeTest(unittest.TestCase):
+    def test_the_inputs_are_named(self):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="small")
+        model.compile("adam", "mse")
+        ids, lengths = (jax.ShapeDtypeStruct(shape, "int32") for shape in ((8, 4), (8,)))
+        for inputs, expected in (
+            ({"ids": ids, "lengths": lengths}, "ids int32 (8, 4), lengths int32 (8,)"),
+            (ids, "int32 (8, 4)"),
         ):
-            rehearse(SwitchDense(8, 16), input_shape=(4, 8))
+            step = unittest.mock.Mock(model=model, data=(inputs, None))
+            self.assertEqual(
+                run._describe(step),
+                f"small: 10 parameters, trained by Adam on batches of {expected}",
+            )
+
+
+class CompilerTest(unittest.TestCase):
+    def test_what_is_missing_is_named_with_what_to_install(self):
+        for missing, message in (
+            (("libtpu",), "and libtpu is not installed.* pip install 'jax.tpu.'"),
+            (("jax", "libtpu"), "and jax and libtpu are not installed.* pip install 'jax.tpu.'"),
+        ):
+            with (
+                unittest.mock.patch.object(
+                    importlib.util, "find_spec", lambda name: None if name in missing else True
+                ),
+                self.assertRaisesRegex(ImportError, message),
+            ):
+                rehearse(SwitchDense(8, 16), input_shape=(4, 8))
+
+
+class ProgressTest(unittest.TestCase):
+    def test_the_lines_of_another_process_are_passed_on(self):
+        code = "import sys; from keras_switch.tpu.rehearsal import progress as p; "
+        code += "p.teller(1)('compiling'); p.teller(0)('no'); print('noise', file=sys.stderr)"
+        code += "; print('more'); sys.exit(3)"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            code, others = progress.run([sys.executable, "-c", code], environment)
+        self.assertEqual((code, errors.getvalue()), (3, "rehearse: compiling\n"))
+        self.assertTrue(others.endswith("noise\n"), others)
+
+    def test_a_process_that_fails_is_told_by_its_last_line(self):
+        module = importlib.import_module("keras_switch.tpu.rehearsal.rehearse")
+        for errors, message in (
+            ("one\nKilled\n", "process failed: Killed\n"),
+            ("", "process failed: it said nothing"),
+        ):
+            with (
+                unittest.mock.patch.object(module, "_check_installed"),
+                unittest.mock.patch.object(keras.config, "backend", return_value="tensorflow"),
+                unittest.mock.patch.object(progress, "run", return_value=(-9, errors)),
+                self.assertRaisesRegex(RuntimeError, message),
+            ):
+                rehearse(SwitchDense(8, 16), input_shape=(4, 8))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -13,6 +12,7 @@ import keras
 from keras_switch import checks
 from keras_switch.layers import parallelism
 from keras_switch.layers import scopes
+from keras_switch.tpu.rehearsal import progress
 from keras_switch.tpu.rehearsal.chips import Topology
 from keras_switch.tpu.rehearsal.report import Rehearsal
 
@@ -28,6 +28,7 @@ def rehearse(
     batch_size=None,
     sequence_length=512,
     search=True,
+    verbose=1,
 ):
     """Compiles a train step for a TPU slice, with the TPU's compiler and without a TPU.
 
@@ -63,6 +64,7 @@ def rehearse(
         sequence_length: int, or dict of ints by the name of the input. The size of the axes that
             the model leaves open.
         search: bool. Whether to look for a layout or a slice that fits.
+        verbose: 0 or 1. Whether to say on stderr what is being done.
 
     Returns:
         `Rehearsal`, which prints as a table; see also its `to_json()`.
@@ -82,6 +84,7 @@ def rehearse(
     if batch_size is None:
         batch_size = 8 * topology.num_cores
     checks.check_positive_integer("batch_size", batch_size)
+    progress.teller(verbose)("building the model, without its numbers")
     request = {
         **_serialized(model, input_shape, optimizer, loss),
         "topology": topology.name,
@@ -89,6 +92,7 @@ def rehearse(
         "batch_size": batch_size,
         "sequence_length": sequence_length,
         "search": search,
+        "verbose": verbose,
         "program": "The train step of the JAX backend.",
     }
     if keras.config.backend() == "jax":
@@ -174,9 +178,10 @@ def _build(function):
 def _check_installed():
     missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise ImportError(
-            f"`rehearse` compiles with JAX and libtpu, and {' and '.join(missing)} is not "
-            "installed. Neither needs a TPU: pip install 'keras-switch[rehearse]'"
+            f"`rehearse` compiles with JAX and libtpu, and {' and '.join(missing)} {verb} not "
+            "installed. Neither needs a TPU: pip install 'jax[tpu]'"
         )
 
 
@@ -192,9 +197,10 @@ def _run_elsewhere(request):
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         command = [sys.executable, "-m", "keras_switch.tpu.rehearsal.run", str(path)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"The rehearsal's process failed:\n{done.stderr[-4000:]}")
+        code, errors = progress.run(command, environment)
+        if code:
+            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+            raise RuntimeError(f"The rehearsal's process failed: {last}\n{errors[-4000:]}")
         answer = json.loads(path.read_text())
     if "error" in answer:
         raise ValueError(answer["error"])

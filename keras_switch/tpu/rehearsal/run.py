@@ -11,10 +11,13 @@ import json
 import pathlib
 import sys
 
+import keras
+
 from keras_switch.tpu.layout import Layout
 from keras_switch.tpu.rehearsal import compiler
 from keras_switch.tpu.rehearsal import hlo
 from keras_switch.tpu.rehearsal import hlo_traffic
+from keras_switch.tpu.rehearsal import progress
 from keras_switch.tpu.rehearsal import search
 from keras_switch.tpu.rehearsal import train_step
 from keras_switch.tpu.rehearsal.chips import Topology
@@ -25,7 +28,7 @@ def run(request):
 
     Args:
         request: Dict of the fields of `train_step.Program`, and `topology`, `mesh` (two
-            strings), `program` (what to say was compiled) and `search`.
+            strings), `program` (what to say was compiled), `search` and `verbose`.
 
     Returns:
         Dict of the fields of `Rehearsal`.
@@ -40,8 +43,11 @@ def run(request):
             f"The mesh has {layout.num_cores} cores and the slice {topology.num_cores}: make them "
             f"equal. Received: {layout}, topology={topology.name!r}"
         )
+    say = progress.teller(request.get("verbose"))
+    say(f"making the model's shapes for the {topology.num_cores} cores of {topology.name}")
     devices = compiler.devices(topology)
     step = train_step.on_devices(program, layout, devices)
+    say("compiling the train step, which takes longest")
     outcome = compiler.compile_step(step)
     result = {
         "model": _describe(step),
@@ -60,6 +66,7 @@ def run(request):
         text = compiler.text(outcome.executable)
         result["collectives"] = _collectives(text, topology, coordinates)
         compiled = outcome.executable.cost_analysis()["flops"]
+        say("counting the products of the step as it is written")
         result["flops"], products = _flops(compiled, program, topology)
         result["seconds"] = {
             "compute": products / topology.flops,
@@ -67,14 +74,16 @@ def run(request):
             "links": sum(row["seconds"] for row in result["collectives"]),
         }
     if request["search"] and outcome.memory["total"] > topology.hbm:
-        result["proposal"] = search.nearest(program, topology, layout)
+        result["proposal"] = search.nearest(program, topology, layout, say)
     return result
 
 
 def _describe(step):
     model = step.model
+    shapes = keras.tree.flatten_with_path(step.data[0])
     batch = ", ".join(
-        f"{shape.dtype} {tuple(shape.shape)}" for shape in train_step.leaves(step.data[0])
+        " ".join([*map(str, path), str(shape.dtype), str(tuple(shape.shape))])
+        for path, shape in shapes
     )
     return (
         f"{model.name}: {model.count_params():,} parameters, trained by "

@@ -51,7 +51,7 @@ def _splits(num_cores):
         size *= 2
 
 
-def nearest(program, topology, layout):
+def nearest(program, topology, layout, say=lambda line: None):
     """Finds the first candidate that the compiler says fits.
 
     Candidates that do not divide the model or the batch are left out, and so are those whose
@@ -61,6 +61,7 @@ def nearest(program, topology, layout):
         program: `train_step.Program`.
         topology: `Topology`.
         layout: `Layout`.
+        say: Function that is called with a line before each trial.
 
     Returns:
         Dict of `topology`, `mesh`, `layout` and `total` bytes of a core, or `None`.
@@ -74,6 +75,7 @@ def nearest(program, topology, layout):
             continue
         if needed > larger.hbm:
             continue
+        say(f'it does not fit: trying {larger.name}, Mesh("{pair[0]}", "{pair[1]}")')
         total = compiler.compile_step(step).memory["total"]
         if total <= larger.hbm:
             return dict(topology=larger.name, mesh=pair[0], layout=pair[1], total=total)
