@@ -1,5 +1,6 @@
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,16 @@ class SavedModelTest(unittest.TestCase):
         self.assertEqual([p.name for p in root.iterdir()], ["1"])
         self.assertEqual(export.export_saved_model(self.model, root), root / "2")
         self.assertEqual(list(self.directory.glob(".failed*")), [])
+
+    def test_a_full_disk_is_an_error_of_the_version(self):
+        root = self.directory / "full"
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+        for room in (10, 1000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+            with self.assertRaisesRegex(OSError, f"] File too large: '{root / '1'}'"):
+                export.export_saved_model(self.model, root)
+            self.assertFalse(root.exists())
 
     def test_another_backend_is_explained(self):
         with unittest.mock.patch("keras.config.backend", return_value="jax"):

@@ -16,8 +16,9 @@ def ask_in_another_process(path, text):
     command = [sys.executable, serve.__file__, str(path), text]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise RuntimeError(
             "The process that was to answer failed. Received: "
-            f"exit code {result.returncode} and\n{result.stderr}"
+            f"exit code {result.returncode}, {last}\n{result.stderr}"
         )
     print(result.stdout, end="", flush=True)

@@ -1,6 +1,7 @@
 """SavedModels of any Keras model with Switch layers."""
 
 import contextlib
+import errno
 import logging
 import pathlib
 import warnings
@@ -59,10 +60,12 @@ def write(model, function, signature, path, resources=()):
     `ExportArchive` makes the variables loadable outside Python too, where
     `tf.saved_model.save` of a Keras 3 model does not. A kill leaves the versions before
     as they were, and no half of a new one.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     _warn_of_neighbours(model, tf.nest.flatten(signature))
     path = pathlib.Path(path)
-    path.mkdir(parents=True, exist_ok=True)
     version = path / str(_next_version(path))
     archive = keras.export.ExportArchive()
     archive.track(model)
@@ -76,7 +79,12 @@ def write(model, function, signature, path, resources=()):
 
     archive.add_endpoint("serving_default", serve, input_signature=signature)
     with atomic.whole(version) as beside, _quiet():
-        archive.write_out(beside, verbose=False)
+        try:
+            archive.write_out(beside, verbose=False)
+        except tf.errors.OpError as error:
+            # TensorFlow says "FILE; REASON".
+            reason = error.message.splitlines()[0].rpartition("; ")[2]
+            raise OSError(errno.EIO, reason, str(version)) from error
     return version
 
 
@@ -110,4 +118,4 @@ def _quiet():
 
 def _next_version(path):
     """TensorFlow Serving loads the highest number, and reloads only a new one."""
-    return 1 + max((int(x.name) for x in path.iterdir() if x.name.isdecimal()), default=0)
+    return 1 + max((int(x.name) for x in path.glob("*") if x.name.isdecimal()), default=0)
