@@ -10,8 +10,10 @@ import keras
 import numpy as np
 
 from keras_switch import atomic
+from keras_switch.training import checkpoint_sums
 
 MODEL_NAME, STATE_NAME = "model.keras", "state.json"
+_FILES = (MODEL_NAME, STATE_NAME)
 _PREFIX = "step-"
 
 
@@ -42,8 +44,8 @@ class TrainingState:
 class Checkpoint(keras.callbacks.Callback):
     """Saves the model, the optimizer and the position of a run, and keeps the last few.
 
-    Each checkpoint is a directory of a `.keras` file and a `state.json`. It is written
-    beside, synced to the disk, and then renamed: a kill at any moment, even while
+    Each checkpoint is a directory of a `.keras` file, a `state.json`, and their digests. It is
+    written beside, synced to the disk, and then renamed: a kill at any moment, even while
     writing, leaves the checkpoints before it as they were.
 
     To resume, build and compile the model, call `restore` on it, and go on with `fit`
@@ -163,6 +165,7 @@ class Checkpoint(keras.callbacks.Callback):
             beside.mkdir()
             self.model.save(beside / MODEL_NAME)
             (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)))
+            checkpoint_sums.write(beside, _FILES)
         self._written = path
         for old in _checkpoints(self.directory)[: -self.keep]:
             _remove(old)
@@ -198,9 +201,12 @@ def restore(model, path):
         `TrainingState`.
 
     Raises:
-        ValueError: If there is no checkpoint, or if it is not one of such a model.
+        ValueError: If there is no checkpoint, if it is damaged, or not one of such a model.
     """
     state = read_state(path)
+    damage = checkpoint_sums.damage(pathlib.Path(path), _FILES)
+    if damage:
+        raise ValueError(f"The checkpoint is damaged: take another one. Received: {damage}")
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     model.load_weights(pathlib.Path(path) / MODEL_NAME)
@@ -216,7 +222,15 @@ def read_state(path):
             f"`path` must be a checkpoint, a directory with a {STATE_NAME}. "
             f"Received: path={str(path.parent)!r}"
         )
-    return TrainingState(**json.loads(path.read_text()))
+    try:
+        return TrainingState(**json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The checkpoint is damaged. Received: {path} ({error})") from None
+
+
+def set_damaged_aside(directory):
+    """Renames damaged checkpoints, up to the newest whole one; returns lines that say so."""
+    return checkpoint_sums.set_damaged_aside(_checkpoints(pathlib.Path(directory)), _FILES)
 
 
 def check_steps(callback):
