@@ -25,7 +25,6 @@ SIZES = (
     "num_experts",
 )
 MODELS = pathlib.Path(__file__).parent / "models" / "presets.md"
-EXAMPLE = "The Congress of the<extra_id_0> has the power to<extra_id_1> the people of this country."
 
 
 def _pretrain_flags(flags):
@@ -49,7 +48,7 @@ def _pretrain_flags(flags):
     )
     flags.DEFINE_float("learning_rate", 3e-3, "The highest learning rate.", lower_bound=0.0)
     flags.DEFINE_integer("warmup_steps", 100, "Steps to get there.", lower_bound=0)
-    flags.DEFINE_integer("epochs", 20, "Number of epochs.", lower_bound=1)
+    flags.DEFINE_integer("epochs", 20, "Epochs; more than a run has extend it.", lower_bound=1)
     flags.DEFINE_integer("steps_per_epoch", 100, "Steps between two checkpoints.", lower_bound=1)
     flags.DEFINE_integer("validation_steps", 8, "Batches of held-out text.", lower_bound=1)
     flags.DEFINE_integer(
@@ -61,7 +60,9 @@ def _pretrain(values):
     with process.loading():
         from keras_switch import export
         from keras_switch import tpu
+        from keras_switch.training import checkpoint
         from keras_switch.training import pretrain
+        from keras_switch.training import run_directory
 
     export.check_backend()
     tpu.highest_float32()
@@ -69,9 +70,16 @@ def _pretrain(values):
     config = pretrain.PretrainConfig(**{name: values[name].value for name in names})
     model = pretrain.pretrain(config, values.output_dir, restart=values.restart)
     output_dir = pathlib.Path(values.output_dir)
-    path = export.export_text_model(model, output_dir / "saved_model")
-    print(f"Exported {path}, which takes and gives text.")
-    export.ask_in_another_process(path, EXAMPLE)
+    with run_directory.lock(output_dir):
+        newest = checkpoint.latest(output_dir / "checkpoints")
+        path = run_directory.exported(output_dir, newest)
+        if path:
+            print(f"The export, {path}, is that of this model already.")
+        else:
+            path = export.export_text_model(model, output_dir / "saved_model")
+            run_directory.write_exported(output_dir, newest, path)
+            print(f"Exported {path}, which takes and gives text.")
+    export.ask_in_another_process(path, pretrain.question(config))
 
 
 def _rehearse_flags(flags):
@@ -253,6 +261,8 @@ def _run(name, values):
         if os.environ.get(command_line.TRACEBACK, "0") not in ("", "0"):
             traceback.print_exc()
         else:
+            if sys.stdout.isatty():
+                print(flush=True)  # A progress bar may be in the line.
             message = command_line.explain(error, values, COMMANDS[name].aliases)
             print(f"keras-switch {name}: {message}", file=sys.stderr)
         return FAILED

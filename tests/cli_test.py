@@ -3,6 +3,7 @@ import importlib.util
 import io
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import keras
 import keras_switch
 from keras_switch import cli
 from keras_switch import command_line
+from keras_switch import data
 from keras_switch import export
 from keras_switch import models
 from keras_switch import tpu
@@ -72,6 +74,41 @@ class ProcessTest(unittest.TestCase):
             "Received: --corpus='/none'\n",
         )
         self.assertFalse(directory.parent.exists())
+
+    def run_on_a_full_disk(self, *args, room):
+        """Runs a command that can write no file of more bytes; returns its errors."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, str(self.script), *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        )
+        self.assertEqual(done.returncode, 1, done.stderr)
+        return done.stderr
+
+    def test_a_full_disk_leaves_nothing_of_a_conversion(self):
+        folder, output = self.root / "weights", self.root / "new" / "full"
+        helpers.write(folder, helpers.SWITCH, helpers.tensors(helpers.SWITCH))
+        for to, file in (("keras", output / "model.weights.h5"), ("huggingface", output)):
+            flags = (f"--input={folder}", f"--output={output}", f"--to={to}")
+            errors = self.run_on_a_full_disk("convert", *flags, room=9_000)
+            self.assertEqual(errors, f"keras-switch convert: {file}: File too large\n")
+            self.assertFalse(output.parent.exists())
+
+    def test_a_full_disk_keeps_what_a_run_has_saved(self):
+        corpus, run = self.root / "corpus.txt", self.root / "full_run"
+        corpus.write_text("\n".join(data.read_corpus()[:400]))
+        flags = "--vocabulary_size=400 --inputs_length=32 --batch_size=2 --hidden_dim=16 "
+        flags += "--intermediate_dim=32 --num_heads=2 --num_experts=2 --steps_per_epoch=2"
+        flags = (f"--corpus={corpus}", f"--output_dir={run}", *flags.split())
+        errors = self.run_on_a_full_disk("pretrain", *flags, room=300_000)
+        step = run / "checkpoints" / "step-000000002-epoch-00001"
+        self.assertEqual(errors, f"keras-switch pretrain: {step}: File too large\n")
+        names = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
+        self.assertEqual(names, ["checkpoints", "config.json", "vocabulary.model"])
 
     def test_ctrl_c_while_it_imports_just_stops(self):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -292,6 +329,17 @@ class CommandLineTest(unittest.TestCase):
                 self.rehearsals.assert_not_called()
                 self.assertEqual(raised.exception.filename, str(path).removesuffix("/x"))
 
+    def test_json_for_which_there_is_no_room_is_an_error(self):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory) / "new" / "rehearsal.json"
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, limit[1]))
+            with self.assertRaises(OSError) as raised:
+                self.rehearse(json=str(path))
+            self.assertEqual(raised.exception.filename, str(path))
+            self.assertEqual(os.listdir(directory), [])
+
     def test_an_unknown_optimizer_is_explained(self):
         with self.assertRaisesRegex(ValueError, "`optimizer` must be .* optimizer='foo'"):
             self.rehearse(optimizer="foo")
@@ -300,22 +348,48 @@ class CommandLineTest(unittest.TestCase):
         output = self.run_command("models", code=0)
         self.assertIn("\n| switch_base_8    |       619,339,008 |", output)
 
-    def test_pretrain_asks_for_true_float32_and_exports(self):
-        calls = unittest.mock.Mock()
+    def pretrain(self, directory, exported=None):
+        """Runs `pretrain` whose parts are mocks; returns their calls, and what is printed."""
+        calls, output = unittest.mock.Mock(), io.StringIO()
         calls.pretrain.return_value = "model"
-        values = unittest.mock.MagicMock(output_dir="/somewhere", restart=False)
+        calls.export_text_model.side_effect = lambda model, path: path / "1"
+        values = unittest.mock.MagicMock(output_dir=str(directory), restart=False)
+        (directory / "checkpoints" / "step-1").mkdir(parents=True, exist_ok=True)
         with (
             unittest.mock.patch.object(tpu, "highest_float32", calls.highest_float32),
             unittest.mock.patch.object(pretrain, "pretrain", calls.pretrain),
+            unittest.mock.patch.object(pretrain, "question", return_value="question"),
             unittest.mock.patch.object(export, "export_text_model", calls.export_text_model),
             unittest.mock.patch.object(export, "ask_in_another_process", calls.ask),
-            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stdout(output),
         ):
             cli._pretrain(values)
-        names = [call[0] for call in calls.method_calls]
-        self.assertEqual(names, ["highest_float32", "pretrain", "export_text_model", "ask"])
-        path = pathlib.Path("/somewhere/saved_model")
-        calls.export_text_model.assert_called_with("model", path)
+        return calls, output.getvalue()
+
+    def test_pretrain_asks_for_true_float32_and_exports(self):
+        with tempfile.TemporaryDirectory() as directory:
+            directory = pathlib.Path(directory)
+            calls, output = self.pretrain(directory)
+            names = [call[0] for call in calls.method_calls]
+            self.assertEqual(names, ["highest_float32", "pretrain", "export_text_model", "ask"])
+            path = directory / "saved_model"
+            calls.export_text_model.assert_called_with("model", path)
+            calls.ask.assert_called_with(path / "1", "question")
+            self.assertIn(f"Exported {path / '1'}", output)
+
+    def test_what_has_not_changed_is_not_exported_again(self):
+        with tempfile.TemporaryDirectory() as directory:
+            directory = pathlib.Path(directory)
+            self.pretrain(directory)
+            path = directory / "saved_model" / "1"
+            path.mkdir(parents=True)
+            calls, output = self.pretrain(directory)
+            calls.export_text_model.assert_not_called()
+            calls.ask.assert_called_with(path, "question")
+            self.assertIn(f"The export, {path}, is that of this model already.", output)
+            (directory / "checkpoints" / "step-2").mkdir()
+            calls, _ = self.pretrain(directory)
+            calls.export_text_model.assert_called()
 
 
 if __name__ == "__main__":

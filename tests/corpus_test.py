@@ -35,11 +35,13 @@ class CorpusTest(unittest.TestCase):
         (self.directory / "empty.txt").write_text("\n \n")
         (self.directory / "binary.txt").write_bytes(b"\xff\xfe\x00")
         (self.directory / "broken.xz").write_bytes(b"text")
+        (self.directory / "cut.xz").write_bytes(lzma.compress(b"text" * 100)[:-9])
         for name, message in (
             ("none.txt", "`path` must be an existing text file. Received: path="),
             ("empty.txt", "`path` must hold some text. Received: path="),
             ("binary.txt", "`path` must hold UTF-8 text"),
             ("broken.xz", "`path` must hold UTF-8 text"),
+            ("cut.xz", "`path` must hold UTF-8 text"),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 corpus.read_corpus(self.directory / name)
@@ -47,8 +49,24 @@ class CorpusTest(unittest.TestCase):
     def test_bad_splits_are_explained(self):
         with self.assertRaisesRegex(ValueError, "`held_out` must be between 0 and 1. Received"):
             corpus.split_corpus(["a", "b"], held_out=1.0)
-        with self.assertRaisesRegex(ValueError, "`lines` must be at least two. Received: 1 line"):
+        with self.assertRaisesRegex(
+            ValueError, "`lines` must hold at least two lines. Received: 1"
+        ):
             corpus.split_corpus(["a"])
+
+    def test_a_question_hides_two_words_of_a_line(self):
+        for lines, expected in (
+            (
+                ["short", "a b c d e f g h i", "longer " * 30],
+                "a b c <extra_id_0> e f <extra_id_1> h i",
+            ),
+            (["a b", "a b c"], "a <extra_id_0> <extra_id_1>"),
+            (["abcdef"], "ab<extra_id_0>d<extra_id_1>f"),
+            (["a"], "<extra_id_0>"),
+        ):
+            self.assertEqual(corpus.hide_words(lines), expected)
+        words = corpus.hide_words(["word " * 30]).split()
+        self.assertEqual((len(words), words[6], words[13]), (20, "<extra_id_0>", "<extra_id_1>"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
+import shutil
 import tempfile
 import unittest
 import unittest.mock
@@ -14,6 +16,7 @@ from keras_switch.data import read_corpus
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.training import checkpoint
 from keras_switch.training import pretrain
+from keras_switch.training import run_directory
 
 SIZES = {
     "vocabulary_size": 400,
@@ -149,10 +152,98 @@ class PretrainTest(unittest.TestCase):
         message = r"has other settings.*batch_size=100000 \(was 2\)"
         with self.assertRaisesRegex(ValueError, message):
             run(config, directory)
+        with self.assertRaisesRegex(ValueError, r"has other settings.*epochs=1 \(was 2\)"):
+            run(self.config(epochs=1), directory)
         with self.assertRaisesRegex(ValueError, "must fill a batch of 100000 chunks"):
             run(config, directory, restart=True)
         self.assertEqual((self.root / "other.1" / "config.json").read_text(), settings)
         self.assertFalse(directory.exists())
+
+    def copy(self, name):
+        """A copy of the finished run."""
+        directory = self.root / name
+        shutil.copytree(self.directory, directory)
+        return directory
+
+    def test_a_run_is_extended_to_more_epochs(self):
+        directory = self.copy("extended")
+        _, _, output = run(self.config(epochs=3), directory)
+        self.assertIn("Extended the run from 2 to 3 epochs", output)
+        self.assertIn("resumed, at step 8", output)
+        state = checkpoint.read_state(checkpoint.latest(directory / "checkpoints"))
+        self.assertEqual((state.step, state.epoch), (12, 3))
+        for name, values in self.state.history.items():
+            self.assertEqual(state.history[name][:2], values)
+        _, _, output = run(self.config(epochs=3), directory)
+        self.assertIn("nothing left to train", output)
+        self.assertNotIn("Extended", output)
+
+    def test_the_learning_rate_of_an_extended_run_is_the_longer_runs(self):
+        rates = [
+            pretrain.build_and_compile(self.config(epochs=epochs), 400).optimizer._learning_rate
+            for epochs in (2, 4)
+        ]
+        shorter, longer = ([float(rate(step)) for step in range(8)] for rate in rates)
+        self.assertGreater(longer[7], shorter[7])
+
+    def test_a_run_goes_on_from_the_newest_whole_checkpoint(self):
+        directory = self.copy("damaged")
+        newest = checkpoint.latest(directory / "checkpoints")
+        os.truncate(newest / "model.keras", 1000)
+        with self.assertRaisesRegex(ValueError, f"damaged.*Received: {newest / 'model.keras'}"):
+            checkpoint.restore(self.model, newest)
+        _, _, output = run(self.config(), directory)
+        self.assertIn(
+            f"damaged, and now called damaged-{newest.name}: {newest}/model.keras", output
+        )
+        self.assertIn("The newest whole checkpoint is step-000000004-epoch-00001.", output)
+        self.assertIn("resumed, at step 4", output)
+        state = checkpoint.read_state(newest)
+        self.assertEqual(state.history["loss"], self.state.history["loss"])
+
+    def test_without_a_whole_checkpoint_a_run_begins_anew(self):
+        directory = self.copy("all_damaged")
+        for path in (directory / "checkpoints").iterdir():
+            (path / "model.keras").write_bytes(b"")
+        _, _, output = run(self.config(), directory)
+        self.assertIn("No whole checkpoint is left.", output)
+        self.assertIn("Epoch 1/2", output)
+
+    def test_damaged_files_of_a_run_are_named(self):
+        for name, content, message in (
+            ("config.json", b"{", "settings of the run are damaged. Put the file back"),
+            ("config.json", b"", "settings of the run are damaged"),
+            ("config.json", b"[]", "settings of the run are damaged"),
+            ("config.json", b"\xff", "settings of the run are damaged"),
+            ("config.json", None, "settings of the run are missing"),
+            ("vocabulary.model", b"", "A file of the run is damaged"),
+            ("vocabulary.model", None, "A file of the run is missing"),
+        ):
+            directory = self.copy("damaged_files")
+            if content is None:
+                (directory / name).unlink()
+            else:
+                (directory / name).write_bytes(content)
+            pattern = f"{message}.*--restart. Received: {directory / name}"
+            with self.assertRaisesRegex(ValueError, pattern):
+                run(self.config(), directory)
+            shutil.rmtree(directory)
+
+    def test_a_second_process_is_kept_out(self):
+        directory = self.copy("locked")
+        with run_directory.lock(directory):
+            for restart in (False, True):
+                with self.assertRaisesRegex(ValueError, f"A run is at work.*'{directory}'"):
+                    run(self.config(), directory, restart=restart)
+        self.assertTrue((directory / "config.json").exists())
+        run(self.config(), directory)
+
+    def test_the_question_is_of_the_held_out_text(self):
+        question = pretrain.question(self.config())
+        (line,) = (x for x in self.lines[49::50] if x.startswith(question.split(" <extra")[0]))
+        words = line.split()[:20]
+        words[6], words[13] = "<extra_id_0>", "<extra_id_1>"
+        self.assertEqual(question, " ".join(words))
 
     def test_an_edited_corpus_is_refused(self):
         directory = self.root / "edited"

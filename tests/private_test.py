@@ -14,7 +14,7 @@ from keras_switch.tpu.mtf import mesh_tensorflow
 PACKAGE = pathlib.Path(keras_switch.__file__).parent
 PRIVATE_MODULE = re.compile(r"(keras|keras_hub)\.src\b|tensorflow\.(python|compiler|core)\b|.*\._")
 # Of a `namedtuple`, which documents them.
-PUBLIC = {"_asdict", "_fields", "_make", "_replace"}
+PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}
 # Attributes that only an instance has.
 OF_INSTANCES = {
     "_accumulated_gradients",

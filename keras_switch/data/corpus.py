@@ -26,7 +26,7 @@ def read_corpus(path=None):
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             lines = [line.strip() for line in file]
-    except (UnicodeDecodeError, lzma.LZMAError) as error:
+    except (EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise ValueError(
             f"`path` must hold UTF-8 text ({error}). Received: path={str(path)!r}"
         ) from None
@@ -51,8 +51,30 @@ def split_corpus(lines, held_out=0.02):
     if not 0 < held_out < 1:
         raise ValueError(f"`held_out` must be between 0 and 1. Received: held_out={held_out}")
     if len(lines) < 2:
-        raise ValueError(f"`lines` must be at least two. Received: {len(lines)} line(s)")
+        raise ValueError(f"`lines` must hold at least two lines. Received: {len(lines)}")
     period = max(2, round(1 / held_out))
     train = [line for index, line in enumerate(lines) if (index + 1) % period]
     validation = lines[period - 1 :: period]
     return (train, validation) if validation else (lines[:-1], lines[-1:])
+
+
+def hide_words(lines):
+    """Returns a line with two of its words hidden, a question to a model that fills blanks.
+
+    It is the first line that is long enough, or the longest, and at most its first 20 words. In
+    a script without spaces, characters take the place of words.
+
+    Args:
+        lines: List of strings, not empty.
+
+    Returns:
+        string, with `<extra_id_0>` and `<extra_id_1>` where words were.
+    """
+    longest = max(lines, key=lambda line: len(line.split()))
+    line = next((line for line in lines if len(line.split()) >= 8), longest)
+    words, space = line.split()[:20], " "
+    if len(words) < 3:
+        words, space = list(line[:20]), ""
+    for number, place in enumerate(sorted({len(words) // 3, 2 * len(words) // 3})):
+        words[place] = f"<extra_id_{number}>"
+    return space.join(words)

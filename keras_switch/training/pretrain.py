@@ -18,7 +18,7 @@ from keras_switch.training import checkpoint as checkpoint_module
 from keras_switch.training import plots
 from keras_switch.training import run_directory
 
-NATS = "nats_per_token"
+NATS, VOCABULARY = "nats_per_token", "vocabulary.model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,9 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     At the end the folder `model` in the directory holds a preset for
     `SwitchSeq2SeqLM.from_preset`, tokenizer included.
 
+    More epochs than an earlier run had extend it: from its last step on the learning rate is that
+    which a run of so many epochs has at that step, so it first rises again.
+
     Args:
         config: `PretrainConfig`.
         output_dir: Path of the directory that everything is written to.
@@ -60,30 +63,44 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
         The trained `SwitchSeq2SeqLM`, with its preprocessor.
 
     Raises:
-        ValueError: If the run in the directory has other settings or another corpus, or if
-            the corpus is too short for them.
+        ValueError: If the run in the directory has other settings or another corpus, a file of it
+            is damaged, or another process is at work there; or if the corpus is too short.
     """
     output_dir = pathlib.Path(output_dir)
     if restart and output_dir.exists():
+        with run_directory.lock(output_dir):
+            pass  # Nobody is at work there.
         print(f"Moved the earlier run to {run_directory.move_aside(output_dir)}.")
+    with run_directory.lock(output_dir):
+        return _pretrain(config, output_dir, checkpoint_every)
+
+
+def _pretrain(config, output_dir, checkpoint_every):
     settings = dataclasses.asdict(config)
-    resumes = run_directory.check_settings(settings, output_dir)
+    before = run_directory.check_settings(settings, output_dir, growing=["epochs"])
     lines = data.read_corpus(config.corpus or None)
-    if resumes:
+    if before:
         run_directory.check_corpus(lines, output_dir)
+        run_directory.check_files(output_dir)
     keras.utils.set_random_seed(config.seed)
-    path = output_dir / "vocabulary.model"
-    tokenizer = SwitchTokenizer(str(path)) if resumes else None
+    path = output_dir / VOCABULARY
+    tokenizer = SwitchTokenizer(str(path)) if before else None
     tokenizer, train, validation = prepare_data(config, lines, tokenizer)
     model = build_and_compile(config, tokenizer.vocabulary_size())
-    if not resumes:
+    if not before:
         with atomic.whole(path) as beside:
             beside.write_bytes(tokenizer.proto)
-        run_directory.write_settings(settings, lines, output_dir)
+    if settings != before:
+        run_directory.write_settings(settings, lines, output_dir, files=[VOCABULARY])
     print(
         f"Model: {model.count_params():,} parameters, {config.num_layers} + {config.num_layers} "
         f"blocks, {config.num_experts} experts in every other one, {config.dtype}."
     )
+    if before and before["epochs"] < config.epochs:
+        print(
+            f"Extended the run from {before['epochs']} to {config.epochs} epochs: from here on the "
+            "learning rate follows the longer run's."
+        )
     state, recorder = fit(config, model, train, validation, output_dir, checkpoint_every)
     draw(config, state, recorder, output_dir)
     # `fit` would otherwise take texts, and not the batches of ids.
@@ -92,6 +109,12 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     )
     save(model, output_dir / "model")
     return model
+
+
+def question(config):
+    """Returns a line of the held-out text with blanks, `<extra_id_0>` and `<extra_id_1>`."""
+    _, held_out = corpus_module.split_corpus(data.read_corpus(config.corpus or None))
+    return corpus_module.hide_words(held_out)
 
 
 def prepare_data(config, lines, tokenizer=None):
@@ -167,6 +190,8 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
         Pair of the final `TrainingState` and the `LoadRecorder`.
     """
     directory = output_dir / "checkpoints"
+    for line in checkpoint_module.set_damaged_aside(directory):
+        print(line)
     path = checkpoint_module.latest(directory)
     state = checkpoint_module.TrainingState()
     if path is not None:

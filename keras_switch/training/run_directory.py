@@ -1,12 +1,16 @@
-"""The directory of a run: its settings, its corpus' digest and its vocabulary."""
+"""The directory of a run: its lock, its settings, digests, and what was exported."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import pathlib
 
 from keras_switch import atomic
 
-NAME = "config.json"
+NAME, LOCK, EXPORTED = "config.json", ".lock", "exported.json"
+_WAY_OUT = "Put the file back, give another --output_dir, or --restart."
 
 
 def digest(lines):
@@ -14,32 +18,70 @@ def digest(lines):
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def check_settings(settings, directory):
+@contextlib.contextmanager
+def lock(directory):
+    """Keeps other processes out of a directory, which is made if there is none.
+
+    The lock ends with the process, however it ends. An error leaves no directory that it made
+    and that is empty.
+
+    Raises:
+        ValueError: If another process holds the lock.
+        OSError: If the directory cannot be made or written to.
+    """
+    path = pathlib.Path(directory) / LOCK
+    with atomic.folder(path.parent):
+        handle = _acquire(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _acquire(path):
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(
+                "A run is at work there. Wait until it ends, or give another --output_dir. "
+                f"Received: output_dir={str(path.parent)!r}"
+            ) from None
+        os.close(handle)  # Whoever held it has just removed it.
+
+
+def check_settings(settings, directory, growing=()):
     """Refuses to resume a run that was started with other settings.
 
     Args:
         settings: Dictionary.
         directory: Path of the run's directory.
+        growing: Names of settings that may be larger than they were.
 
     Returns:
-        bool. Whether there is a run to resume.
+        Dictionary of the settings of the run to resume; `None` if there is none.
 
     Raises:
-        ValueError: If a setting differs.
+        ValueError: If a setting differs, or they are damaged.
     """
     theirs = _read(directory)
     if theirs is None:
-        return False
-    differ = [name for name in settings if settings[name] != theirs["settings"].get(name)]
+        return None
+    theirs = theirs["settings"]
+    grown = {x for x in growing if isinstance(theirs.get(x), int) and settings[x] > theirs[x]}
+    differ = [name for name in settings if name not in grown and settings[name] != theirs.get(name)]
     if differ:
-        pairs = ", ".join(
-            f"{x}={settings[x]!r} (was {theirs['settings'].get(x)!r})" for x in differ
-        )
+        pairs = ", ".join(f"{x}={settings[x]!r} (was {theirs.get(x)!r})" for x in differ)
         raise ValueError(
             f"The run in {directory} has other settings. Give the same ones to resume it, "
             f"another --output_dir, or --restart. Received: {pairs}"
         )
-    return True
+    return theirs
 
 
 def check_corpus(lines, directory):
@@ -61,12 +103,60 @@ def check_corpus(lines, directory):
         )
 
 
-def write_settings(settings, lines, directory):
-    """Writes the settings and the digest of the corpus: from now on there is a run to resume."""
-    path = pathlib.Path(directory) / NAME
-    text = json.dumps({"settings": settings, "corpus_sha256": digest(lines)}, indent=2)
-    with atomic.whole(path) as beside:
-        beside.write_text(f"{text}\n", encoding="utf-8")
+def check_files(directory):
+    """Refuses to resume a run of which a file is not as it was written.
+
+    Args:
+        directory: Path of the run's directory, which has settings.
+
+    Raises:
+        ValueError: If a file is missing or damaged.
+    """
+    for name, expected in _read(directory)["files_sha256"].items():
+        path = pathlib.Path(directory) / name
+        if not path.is_file():
+            raise ValueError(f"A file of the run is missing. {_WAY_OUT} Received: {path}")
+        if atomic.sha256(path) != expected:
+            raise ValueError(f"A file of the run is damaged. {_WAY_OUT} Received: {path}")
+
+
+def write_settings(settings, lines, directory, files):
+    """Writes settings and digests: from now on there is a run to resume.
+
+    Args:
+        settings: Dictionary.
+        lines: List of strings, the corpus.
+        directory: Path of the run's directory.
+        files: Names of files in it that do not change.
+    """
+    directory = pathlib.Path(directory)
+    value = {
+        "settings": settings,
+        "corpus_sha256": digest(lines),
+        "files_sha256": {name: atomic.sha256(directory / name) for name in files},
+    }
+    _write(directory / NAME, value)
+
+
+def exported(directory, checkpoint):
+    """Path of the export of a checkpoint, or `None` if there is none.
+
+    Args:
+        directory: Path of the run's directory.
+        checkpoint: Path of the checkpoint.
+    """
+    try:
+        record = json.loads((directory / EXPORTED).read_text(encoding="utf-8"))
+        path = directory / record["path"]
+        return path if record["checkpoint"] == checkpoint.name and path.is_dir() else None
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None  # At worst the model is exported once more.
+
+
+def write_exported(directory, checkpoint, path):
+    """Records what `exported` tells: the path of the export of a checkpoint."""
+    value = {"checkpoint": checkpoint.name, "path": str(path.relative_to(directory))}
+    _write(directory / EXPORTED, value)
 
 
 def move_aside(directory):
@@ -79,5 +169,24 @@ def move_aside(directory):
 
 
 def _read(directory):
+    """What is in the settings' file, or `None` if there is no run."""
     path = pathlib.Path(directory) / NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        if any(path.parent.glob("checkpoints/step-*")):
+            raise ValueError(f"The settings of the run are missing. {_WAY_OUT} Received: {path}")
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for name, kind in (("settings", dict), ("corpus_sha256", str), ("files_sha256", dict)):
+            if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+                raise ValueError(f"no {name}")
+    except ValueError as error:
+        raise ValueError(
+            f"The settings of the run are damaged. {_WAY_OUT} Received: {path} ({error})"
+        ) from None
+    return value
+
+
+def _write(path, value):
+    with atomic.whole(path) as beside:
+        beside.write_text(f"{json.dumps(value, indent=2)}\n", encoding="utf-8")
