@@ -1,4 +1,7 @@
-"""The few operations that `keras.ops` lacks, one file per Keras backend."""
+"""The few operations that `keras.ops` lacks, one file per Keras backend.
+
+`tensorflow.py` and `jax.py` have the same functions; `texts.py` has operations on texts.
+"""
 
 import keras
 

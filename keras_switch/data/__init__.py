@@ -1,4 +1,7 @@
-"""Text to tf.data batches of T5's span corruption."""
+"""Text to tf.data batches of T5's span corruption.
+
+Read `corpus.py`, `vocabulary.py`, `span_corruption.py` (one chunk of tokens), then `batches.py`.
+"""
 
 from keras_switch.data.batches import SpanCorruptionBatches
 from keras_switch.data.corpus import read_corpus

@@ -1,4 +1,8 @@
-"""SavedModels for TensorFlow Serving."""
+"""SavedModels for TensorFlow Serving.
+
+`saved_model.py` exports any model of ids; `text_model.py`, one that takes and gives text, whose
+blanks are in `blanks.py`. `ask.py` asks it in a process of TensorFlow only, which runs `serve.py`.
+"""
 
 from keras_switch.export.ask import ask_in_another_process
 from keras_switch.export.saved_model import check_backend
