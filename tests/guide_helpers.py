@@ -119,6 +119,7 @@ def run(path, backend):
     folders = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
     environment = {
         **os.environ,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # Most of a guide's time on JAX is compilation.
         "KERAS_BACKEND": backend,
         "MPLBACKEND": "Agg",
         "PATH": os.pathsep.join(folders),

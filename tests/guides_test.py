@@ -1,6 +1,7 @@
 """Runs every guide of `docs/guides`, in a process of its own, and compares what it prints."""
 
 import pathlib
+import re
 import tempfile
 import unittest
 
@@ -33,8 +34,17 @@ class GuideHelpersTest(unittest.TestCase):
         path.write_text(text)
         return path
 
-    def test_there_are_guides(self):
-        self.assertGreater(len(list(guide_helpers.guides())), 5)
+    def test_the_index_has_every_guide(self):
+        index = (guide_helpers.ROOT / "docs" / "README.md").read_text()
+        rows = re.findall(r"\| \[(.*)\]\(guides/(\S+)\) \| (.*) \|", index)
+        names = {"tensorflow": "TensorFlow", "jax": "JAX"}
+        guides = sorted({path for path, _ in guide_helpers.guides()})
+        for path in guides:
+            title = re.search(r"^# (.*)$", path.read_text(), re.MULTILINE)[1]
+            backends = " and ".join(names[x] for x in guide_helpers.backends(path))
+            self.assertIn((title, path.name, backends), rows)
+        self.assertEqual(len(rows), len(guides))
+        self.assertTrue(rows)
 
     def test_blocks_are_one_program(self):
         path = self.guide(
