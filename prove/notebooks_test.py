@@ -1,6 +1,7 @@
-"""Runs the notebooks of `colabs/` from their first cell to the last, with small sizes."""
+"""Runs the notebooks of `colabs/` from their first cell to the last, on both backends, small."""
 
 import ast
+import os
 import pathlib
 import re
 import tempfile
@@ -18,6 +19,7 @@ from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
 from keras_switch.weights import convert
 
+BACKENDS = ("tensorflow", "jax")
 COLABS = pathlib.Path(__file__).resolve().parents[1] / "colabs"
 
 # What takes the place of the cell that is tagged `parameters`.
@@ -41,15 +43,19 @@ ENCODER_LENGTH, DECODER_LENGTH = 32, 8
 }
 
 
-def run(path, parameters=None):
-    """Runs a notebook in an empty folder, and returns it with its outputs."""
+def run(path, backend, parameters=None):
+    """Runs a notebook in a fresh kernel and an empty folder; returns it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", ()):
             cell.source = SMALL[path.stem] if parameters is None else parameters
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+        client = nbclient.NotebookClient(notebook, timeout=600, resources=resources)
+        # Most of the time on JAX is compilation.
+        client.execute(
+            env={**os.environ, "KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+        )
     return notebook
 
 
@@ -67,23 +73,35 @@ class NotebooksTest(unittest.TestCase):
             self.assertFalse(printed(nbformat.read(path, as_version=4))[1], path)
 
     def test_the_first_notebook_trains_draws_and_answers(self):
-        text, outputs = printed(run(COLABS / "switch_transformer.ipynb"))
-        for words in ("parameters", "busiest", "val_loss", "has the power to<extra_id_1>"):
-            self.assertIn(words, text)
-        self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
+        for backend in BACKENDS:
+            with self.subTest(backend):
+                text, outputs = printed(run(COLABS / "switch_transformer.ipynb", backend))
+                for words in ("parameters", "busiest", "val_loss", "has the power to<extra_id_1>"):
+                    self.assertIn(words, text)
+                self.assertTrue(text.startswith(backend))
+                self.assertEqual("another process exports the file" in text, backend == "jax")
+                self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
 
     def test_experts_across_cores_train_like_one_core(self):
-        text, outputs = printed(run(COLABS / "experts_across_cores.ipynb"))
-        for words in ("8 virtual CPU cores.", "8x16x32", "1x16x32", "equal, weight for weight"):
-            self.assertIn(words, text)
-        one, eight = (re.search(rf"{name} (\[.*\])", text)[1] for name in ("one core", "8 cores"))
-        np.testing.assert_allclose(ast.literal_eval(one), ast.literal_eval(eight), rtol=1e-2)
-        self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
+        for backend in BACKENDS:
+            with self.subTest(backend):
+                text, outputs = printed(run(COLABS / "experts_across_cores.ipynb", backend))
+                for words in ("8x16x32", "1x16x32", "equal, weight for weight"):
+                    self.assertIn(words, text)
+                self.assertIn(f"8 virtual CPU cores.\n{backend}\n", text)
+                names = ("one core", "8 cores")
+                one, eight = (re.search(rf"{name} (\[.*\])", text)[1] for name in names)
+                np.testing.assert_allclose(
+                    ast.literal_eval(one), ast.literal_eval(eight), rtol=1e-2
+                )
+                self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
 
     def test_a_model_of_random_weights_writes(self):
-        text, _ = printed(run(COLABS / "switch_base_generate.ipynb"))
-        self.assertRegex(text, r"\d\d,\d{3},\d{3} parameters")
-        self.check_that_it_wrote(text)
+        for backend in BACKENDS:
+            with self.subTest(backend):
+                text, _ = printed(run(COLABS / "switch_base_generate.ipynb", backend))
+                self.assertRegex(text, r"\d\d,\d{3},\d{3} parameters")
+                self.check_that_it_wrote(text)
 
     def test_the_weights_of_a_hugging_face_folder_write(self):
         model = SwitchSeq2SeqLM(
@@ -98,9 +116,12 @@ class NotebooksTest(unittest.TestCase):
             convert(folder, path, to="huggingface", verbose=0)
             self.assertIn("spiece.model", {file.name for file in path.iterdir()})
             small = SMALL["switch_base_generate"].replace('""', repr(str(path)))
-            text, _ = printed(run(COLABS / "switch_base_generate.ipynb", small))
-        self.assertIn(f"{model.count_params():,} parameters", text)
-        self.check_that_it_wrote(text)
+            for backend in BACKENDS:
+                with self.subTest(backend):
+                    path = COLABS / "switch_base_generate.ipynb"
+                    text, _ = printed(run(path, backend, small))
+                    self.assertIn(f"{model.count_params():,} parameters", text)
+                    self.check_that_it_wrote(text)
 
     def check_that_it_wrote(self, text):
         self.assertIn("'<extra_id_0>'", text)
