@@ -176,6 +176,8 @@ def generate(model):
     ids, mask = tokens(PROMPTS, 12, padded=True)
     model.generation_config.eos_token_id = None
     args = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "attention_mask": mask}
+    # Ours never writes padding: it has the probability 0.
+    args |= {"suppress_tokens": [0], "renormalize_logits": True}
     greedy = model.generate(ids, **args)
     # At one length, by the sum of the log-probabilities.
     beam = model.generate(ids, num_beams=BEAMS, length_penalty=0.0, **args)

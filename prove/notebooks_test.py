@@ -11,8 +11,8 @@ import nbclient
 import nbformat
 import numpy as np
 
-from keras_switch.data import Vocabulary
 from keras_switch.data import read_corpus
+from keras_switch.data import train_sentencepiece
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
@@ -107,7 +107,7 @@ class NotebooksTest(unittest.TestCase):
         model = SwitchSeq2SeqLM(
             SwitchBackbone(640, 2, 2, 16, 32, num_experts=2),
             SwitchSeq2SeqLMPreprocessor(
-                SwitchTokenizer(Vocabulary.train(read_corpus()[:500], 600).model)
+                SwitchTokenizer(train_sentencepiece(read_corpus()[:500], 600))
             ),
         )
         with tempfile.TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ class GenerateTest(parameterized.TestCase):
 
         def next(prompt, cache, index):
             states, logits = lm_helpers.uncached(self.model, inputs, prompt)
-            logits = ops.array(lm_helpers.without_padding(logits))
+            logits = lm_helpers.without_padding(logits)
             return logits[:, index - 1], states[:, index - 1], cache
 
         prompt = inputs["decoder_token_ids"]

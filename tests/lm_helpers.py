@@ -108,9 +108,7 @@ def compiled_on_jax(function):
 
 def without_padding(logits):
     """Logits of which no sampler chooses id 0."""
-    logits = numpy(logits).copy()
-    logits[..., 0] = -1e9
-    return logits
+    return ops.where(ops.arange(logits.shape[-1]) == 0, -1e9, logits)
 
 
 def greedy(model, inputs):
@@ -118,6 +116,6 @@ def greedy(model, inputs):
     decoder_ids, mask = inputs["decoder_token_ids"].copy(), inputs["decoder_padding_mask"]
     for index in range(1, decoder_ids.shape[1]):
         _, logits = uncached(model, inputs, decoder_ids)
-        likeliest = without_padding(logits)[:, index - 1].argmax(-1)
+        likeliest = numpy(without_padding(logits))[:, index - 1].argmax(-1)
         decoder_ids[:, index] = np.where(mask[:, index], decoder_ids[:, index], likeliest)
     return decoder_ids
