@@ -14,6 +14,10 @@ SWITCH = {"expert_dropout": 0.25, "z_loss_weight": 0.1, "jitter": 0.5}
 LAYERS = {
     "drop": (SwitchDense, {"num_experts": 4, "intermediate_dim": 16, **SWITCH}),
     "dropless": (SwitchDense, {"num_experts": 4, "intermediate_dim": 16, "overflow": "dropless"}),
+    "expert choice": (
+        SwitchDense,
+        {"num_experts": 4, "intermediate_dim": 16, "routing": "expert_choice", **SWITCH},
+    ),
     "sparse block": (
         SwitchTransformerBlock,
         {"num_heads": 2, "intermediate_dim": 16, "num_experts": 4, "gated": True, "causal": True},

@@ -120,7 +120,12 @@ class MeshTest(unittest.TestCase):
         x = X[:16].copy()
         x[3, 1:] = x[8:10] = 0  # Padding, and a core without anything else.
         # Along an outer axis only the noise of experts differs from the rest.
-        for name, features in (("2x2", FEATURES), ("2 outer, 2 inner", FEATURES[:3:2])):
+        cases = (
+            ("2x2", FEATURES),
+            ("2 outer, 2 inner", FEATURES[:3:2]),
+            ("8", FEATURES[-1:]),
+        )
+        for name, features in cases:
             build = functools.partial(all_features, features)
             with self.subTest(name):
                 first, second = self.assert_steps_same(name, build, [x], tokens(16, 4, 6))
