@@ -87,6 +87,11 @@ channel_id=1, replica_groups={{0,2},{1,3}}, dimensions={0}\n  %done",
         self.assertEqual(rows[0].kind, "reduce-scatter")
         self.assertEqual(rows[1], hlo.Collective("all-to-all", "bf16", 512, ((0, 2), (1, 3)), 2))
 
+    def test_dynamic_sizes_and_small_types(self):
+        line = "  %a = (s4[<=8,3], token[]) all-to-all(%b, %t), replica_groups={{0,1}}\n"
+        (one,) = hlo.collectives("ENTRY %main (a: f32[]) -> f32[] {\n" + line + "}\n", 2)
+        self.assertEqual((one.dtype, one.bytes), ("s4+token", 12))
+
     def test_a_program_of_one_core_has_none(self):
         self.assertEqual(hlo.collectives("ENTRY %main () -> f32[] {\n  ROOT %x = f32[]\n}", 1), [])
 

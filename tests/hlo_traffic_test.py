@@ -35,6 +35,7 @@ ENTRY %main (a: bf16[16,16]) -> bf16[16,16] {
 %LINES%
 }
 """
+PERMUTE = "collective-permute-start"
 PARAMETERS = """\
   %a = bf16[16,16]{1,0:T(8,128)(2,1)} parameter(0)
   %v = bf16[16,16]{1,0:T(8,128)(2,1)S(1)} copy(%b)
@@ -65,6 +66,59 @@ class TrafficTest(unittest.TestCase):
             "%c = bf16[16,16]{1,0} copy-done(%a)",
         ):
             self.assertEqual(self.traffic(line), 0, line)
+
+    def test_what_is_no_tensor_has_no_bytes(self):
+        for line in (
+            "%t = token[] after-all()",
+            "%t = token[] after-all(%u, %w)",
+            "%o = opaque[] get-token(%t)",
+            "%x = (f32[64]{0}, token[]) opt-barrier(%table, %t)",
+            "%r = u32[] replica-id()",
+        ):
+            self.assertEqual(self.traffic(line), 0, line)
+        received = "%r = ((f32[64]{0}, u32[]{:S(6)}), token[]) recv(%t), channel_id=1"
+        self.assertEqual(self.traffic(received), 64 * 4)
+
+    def test_every_type_has_its_size(self):
+        for dtype, bits in {
+            "pred": 8,
+            "s2": 2,
+            "s4": 4,
+            "u4": 4,
+            "f4e2m1fn": 4,
+            "u8": 8,
+            "f8e4m3fn": 8,
+            "f8e5m2": 8,
+            "f8e4m3b11fnuz": 8,
+            "f8e8m0fnu": 8,
+            "bf16": 16,
+            "f16": 16,
+            "s64": 64,
+            "c64": 64,
+            "c128": 128,
+        }.items():
+            line = f"%r = {dtype}[16,4]{{1,0:T(8,128)}} iota(), iota_dimension=0"
+            self.assertEqual(self.traffic(line), 64 * bits // 8, dtype)
+
+    def test_dynamic_sizes_count_as_their_bounds(self):
+        self.assertEqual(self.traffic("%r = s32[<=8]{0} iota(), iota_dimension=0"), 32)
+        self.assertEqual(self.traffic("%r = f32[2,<=8]{1,0:T(8,128)} iota()"), 64)
+
+    def test_what_is_started_reads_its_operands_and_writes_its_results(self):
+        for result, opcode, num_bytes in (
+            ("(bf16[16,16]{1,0}, bf16[64,16]{1,0})", "all-gather-start", 512 + 2048),
+            ("(bf16[16,16]{1,0}, bf16[16,16]{1,0}, u32[]{:S(2)}, u32[]{:S(2)})", PERMUTE, 1024),
+            ("((bf16[16,16]{1,0}), bf16[16,16]{1,0}, s32[]{:S(2)})", "async-start", 1024),
+            ("bf16[16,16]{1,0}", "all-reduce-start", 1024),
+        ):
+            self.assertEqual(self.traffic(f"%s = {result} {opcode}(%a)"), num_bytes, opcode)
+        self.assertEqual(self.traffic("%d = bf16[16,16]{1,0} async-done(%s)"), 0)
+
+    def test_branches_of_a_condition_count(self):
+        line = "%c = f32[64] conditional(%p, %x, %y), {}=%{}, {}=%condition"
+        roles = "true_computation", "false_computation"
+        for role, other in (roles, roles[::-1]):
+            self.assertEqual(self.traffic(line.format(role, "body", other)), 256)
 
     def test_a_kernel_of_ones_own_is_not(self):
         line = '%c = bf16[16,16]{1,0} custom-call(%a), custom_call_target="tpu_custom_call"'

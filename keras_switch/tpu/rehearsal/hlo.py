@@ -7,7 +7,8 @@ import typing
 
 import numpy as np
 
-_BYTES = {"pred": 1, "token": 0, "bf16": 2, "s4": 0.5, "u4": 0.5, "c64": 8, "c128": 16}
+# Types whose name does not tell their bits.
+_BYTES = {"pred": 1, "token": 0, "opaque": 0}
 _KINDS = (
     "all-gather",
     "all-reduce",
@@ -20,8 +21,17 @@ _KINDS = (
 _COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(_KINDS)})(-start)?\(")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _CALLED = re.compile(r"(\w+)=(?:%([\w.\-]+)|\{(%[^}]*)\})")
-_CALLS = ("body", "condition", "calls", "to_apply", "branch_computations", "called_computations")
-_TENSOR = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_CALLS = (
+    "body",
+    "condition",
+    "calls",
+    "to_apply",
+    "branch_computations",
+    "called_computations",
+    "true_computation",
+    "false_computation",
+)
+_TENSOR = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _FUSED_SCATTER = "all-reduce-scatter"
 
@@ -211,5 +221,6 @@ def _collective(computation, line, match, num_cores):
 
 
 def tensor_bytes(dtype, shape):
-    size = _BYTES.get(dtype) or int(re.search(r"\d+", dtype)[0]) / 8
-    return size * math.prod(int(i) for i in shape.split(",") if i)
+    """Bytes of a tensor, such as `("bf16", "8,128")`; `"<=8"` is the bound of a dynamic size."""
+    size = _BYTES[dtype] if dtype in _BYTES else int(re.search(r"\d+", dtype)[0]) / 8
+    return size * math.prod(int(i) for i in re.findall(r"\d+", shape))

@@ -9,18 +9,24 @@ import typing
 from keras_switch.tpu.rehearsal import hlo
 
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-_TENSOR = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-_CALLS = re.compile(r"\b(?:body|condition|to_apply|branch_computations)=(\{[^}]*\}|%[\w.\-]+)")
+_TENSOR = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?")
+_CALLS = re.compile(
+    r"\b(?:body|condition|to_apply|(?:branch|true|false)_computations?)=(\{[^}]*\}|%[\w.\-]+)"
+)
 # They move nothing, or what starts them is counted.
 _FREE = {
+    "add-dependency",
+    "after-all",
     "bitcast",
     "call",
     "conditional",
     "constant",
     "custom-call",
     "get-tuple-element",
+    "opt-barrier",
     "parameter",
     "partition-id",
+    "replica-id",
     "tuple",
     "while",
 }
@@ -85,17 +91,18 @@ def _moved(x, known, parsed):
         sizes = [size for size in _sizes(x.result, everywhere=True) if size > 4]
         places = len([size for size in _sizes(x.result) if size > 4])
         return min(sizes, default=0) * places
-    operands = [known[name] for name in x.operands if name in known]
-    reads = [sum(_sizes(operand.result)) for operand in operands]
+    reads = [sum(_sizes(known[name].result)) if name in known else 0 for name in x.operands]
     writes = sum(_sizes(x.result))
-    if x.opcode == "fusion":
+    if x.opcode.endswith("-start") and x.opcode != "all-reduce-start":
+        writes -= sum(reads)  # The results come after the operands.
+    elif x.opcode == "fusion":
         called = re.search(r"calls=%([\w.\-]+)", x.line)
         if called:
             reads, writes = _fused(parsed[called[1]], reads, writes)
     elif x.opcode in _SLICES:
         reads = [min(read, sum(_sizes(x.result, everywhere=True))) for read in reads]
     elif x.opcode == "dynamic-update-slice":
-        reads, writes = reads[1:], min(writes, 2 * _whole(operands[1]))
+        reads, writes = reads[1:], min(writes, 2 * _whole(known[x.operands[1]]))
     return sum(reads) + writes
 
 
