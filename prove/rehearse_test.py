@@ -69,6 +69,13 @@ class ExpertsTest(unittest.TestCase):
     def test_v4_whose_chips_are_two_cores(self):
         self.check_exchanges("v4:2x2x1", "batch:8", "batch:batch,experts:batch")
 
+    def test_a_single_chip(self):
+        layer = SwitchDense(EXPERTS, HIDDEN)
+        for topology in ("v5e:1x1", "v6e:1x1", "v5p:1x1x1", "v4:1x1x1", "v3:1x1"):
+            rehearsal = rehearse(layer, topology, input_shape=(LENGTH, DIM))
+            self.assertTrue(rehearsal.fits)
+            self.assertEqual(rehearsal.seconds["links"], 0)
+
     def test_a_model_axis_gathers_and_scatters(self):
         layout = "batch:batch,experts:batch,expert_hidden:model"
         rehearsal = self.check_exchanges("v5e:2x4", "batch:4,model:2", layout)

@@ -18,6 +18,7 @@ from keras_switch.layers import SwitchDense
 from keras_switch.tpu import Mesh
 from keras_switch.tpu import Rehearsal
 from keras_switch.tpu import rehearse
+from keras_switch.tpu.rehearsal import chips
 from keras_switch.tpu.rehearsal import compiler
 from keras_switch.tpu.rehearsal import progress
 from keras_switch.tpu.rehearsal import run
@@ -191,6 +192,34 @@ class DescribeTest(unittest.TestCase):
 
 
 class CompilerTest(unittest.TestCase):
+    def test_a_single_chip_is_a_host_of_its_own(self):
+        for name, shape, options in (
+            ("v5e:1x1", "v5e:1x1x1", {"chips_per_host_bounds": (1, 1, 1)}),
+            ("v4:1x1x1", "v4:1x1x1", {"chips_per_host_bounds": (1, 1, 1)}),
+            ("v5e:2x4", "v5e:2x4x1", {}),
+        ):
+            with unittest.mock.patch.object(compiler.topologies, "get_topology_desc") as get:
+                compiler.devices(chips.Topology(name))
+            get.assert_called_once_with(shape, "tpu", **options)
+
+    def test_the_environment_is_as_it_was(self):
+        seen = {}
+
+        def look(*args, **kwargs):
+            seen.update(os.environ)
+            raise jax.errors.JaxRuntimeError("none")
+
+        with (
+            unittest.mock.patch.object(compiler.topologies, "get_topology_desc", look),
+            unittest.mock.patch.dict(os.environ, {"TPU_WORKER_ID": "7"}),
+        ):
+            os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+            before = dict(os.environ)
+            with self.assertRaisesRegex(ValueError, "libtpu knows no such slice"):
+                compiler.devices(chips.Topology("v5e:2x4"))
+            self.assertEqual(dict(os.environ), before)
+        self.assertEqual((seen["TPU_SKIP_MDS_QUERY"], seen["TPU_WORKER_ID"]), ("1", "7"))
+
     def test_what_is_missing_is_named_with_what_to_install(self):
         for missing, message in (
             (("libtpu",), "and libtpu is not installed.* pip install 'jax.tpu.'"),

@@ -1,5 +1,6 @@
 """The production TPU compiler, on a machine without a TPU."""
 
+import contextlib
 import os
 import re
 import typing
@@ -44,16 +45,29 @@ def devices(topology):
     Raises:
         ValueError: If libtpu knows no such slice.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     shape = (*topology.shape, 1)[:3]
+    # A host has four chips, unless it is told that it has one.
+    options = {"chips_per_host_bounds": shape} if topology.num_chips == 1 else {}
     name = f"{topology.family}:" + "x".join(map(str, shape))
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        with _environment():
+            return topologies.get_topology_desc(name, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
             f"libtpu knows no such slice. Received: topology={topology.name!r}, {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _environment():
+    """Sets what libtpu looks at when it starts, where nobody has."""
+    missing = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 def compile_step(step):
