@@ -129,6 +129,21 @@ class StepTest(unittest.TestCase):
             jaxpr = jax.make_jaxpr(function)(x).jaxpr
             self.assertEqual(train_step.matmul_flops(jaxpr), (flops, 6 * flops))
 
+    def test_lengths_of_other_inputs_are_explained(self):
+        ids, fixed = keras.Input((None,), name="ids"), keras.Input((4,), name="fixed")
+        dense = keras.layers.Dense(1)(fixed)
+        model = keras.Model([ids, fixed], keras.ops.mean(ids, axis=-1, keepdims=True) + dense)
+        for lengths, missing, unknown in (
+            ({"idz": 8}, r"\['ids'\]", r"\['idz'\]"),
+            ({}, r"\['ids'\]", r"\[\]"),
+            ({"ids": 8, "x": 2}, r"\[\]", r"\['x'\]"),
+        ):
+            message = f"Missing: {missing}; no inputs: {unknown}. The inputs are .'ids', 'fixed'.*"
+            with self.assertRaisesRegex(ValueError, message + "Received: sequence_length={"):
+                self.step(model, None, length=lengths)
+        x, _ = self.step(model, None, length={"ids": 8}).data
+        self.assertEqual([tuple(array.shape) for array in x], [(16, 8), (16, 4)])
+
     def test_a_model_that_knows_no_inputs_is_explained(self):
         model = keras.Sequential([keras.layers.Dense(2)])
         with self.assertRaisesRegex(ValueError, "must know its inputs.*Sequential"):

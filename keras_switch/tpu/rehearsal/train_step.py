@@ -163,7 +163,7 @@ def _data(model, program, distribution):
 
     def inputs(x):
         length = program.sequence_length
-        length = length[x.name] if isinstance(length, dict) else length
+        length = length.get(x.name) if isinstance(length, dict) else length
         shape = (program.batch_size, *(length if size is None else size for size in x.shape[1:]))
         return _data_shape(shape, x.dtype, distribution)
 
@@ -172,6 +172,7 @@ def _data(model, program, distribution):
             "The model must know its inputs: give a functional or a `Sequential` model. "
             f"Received: {type(model).__name__} {model.name!r}"
         )
+    _check_lengths(model, program.sequence_length)
     sequential = isinstance(model, keras.Sequential)
     x = keras.tree.map_structure(inputs, model.inputs[0] if sequential else model.input)
     symbols = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), x)
@@ -186,6 +187,21 @@ def _data(model, program, distribution):
         return _data_shape(output.shape, "float32", distribution)
 
     return x, keras.tree.map_structure(targets, outputs, losses)
+
+
+def _check_lengths(model, lengths):
+    """Requires a length of each input that leaves an axis open, and of no other name."""
+    if not isinstance(lengths, dict):
+        return
+    names = [x.name for x in model.inputs]
+    missing = [x.name for x in model.inputs if None in x.shape[1:] and x.name not in lengths]
+    unknown = [name for name in lengths if name not in names]
+    if missing or unknown:
+        raise ValueError(
+            "`sequence_length` must be an integer, or have one for each input that leaves an axis "
+            f"open. Missing: {missing}; no inputs: {unknown}. The inputs are {names}. "
+            f"Received: sequence_length={lengths!r}"
+        )
 
 
 def leaves(tree):
