@@ -34,7 +34,7 @@ dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16, drop_remainder=Tr
 losses = model.fit(dataset, epochs=10, verbose=0).history["loss"]
 layer = model.get_layer("sparse").feed_forward
 held = sum(shard.data.size for shard in layer.kernel_in.value.addressable_shards)
-mesh = keras.distribution.distribution().device_mesh.backend_mesh
+mesh = layer.kernel_in.value.sharding.mesh
 whole = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))
 weights = [np.asarray(whole(weight.value)).tolist() for weight in model.trainable_weights]
 entropy = layer.get_routing_metrics()["entropy"]

@@ -36,7 +36,6 @@ MESHES = [
 @contextlib.contextmanager
 def on(mesh):
     """Builds on a mesh, or on one device where there is none."""
-    keras.distribution.set_distribution(None)
     if mesh is None:
         yield
     else:

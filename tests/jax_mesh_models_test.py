@@ -57,7 +57,6 @@ def mesh_of(mesh):
 class JaxMeshModelsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.addClassCleanup(keras.distribution.set_distribution, None)
         cls.addClassCleanup(split_everywhere.cache_clear)
 
     def assert_trained_same(self, trained, expected):

@@ -41,10 +41,6 @@ def outcome(layer, x, mask=None, remat=False):
 
 @unittest.skipUnless(helpers.IS_JAX, "JAX only.")
 class JaxMeshTest(unittest.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        cls.addClassCleanup(keras.distribution.set_distribution, None)
-
     def check_equal(self, arrays, expected):
         for one, other in zip(arrays, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -68,6 +64,16 @@ class JaxMeshTest(unittest.TestCase):
             with self.subTest(name):
                 layer = helpers.layer_on(("batch:4,model:2", helpers.HIDDEN), x.shape, **kwargs)
                 self.check_equal(outcome(layer, x, mask), alone)
+
+    def test_groups_that_do_not_divide(self):
+        x = tokens(6, 4, 8)
+        for size in ("row", 5):
+            kwargs = {"group_size": size, "num_groups": None, "expert_dropout": 0.2}
+            alone = outcome(helpers.layer_on(None, x.shape, **kwargs), x)
+            for mesh in (MESHES[0], MESHES[5]):
+                with self.subTest(size=size, mesh=mesh):
+                    layer = helpers.layer_on(mesh, x.shape, **kwargs)
+                    self.check_equal(outcome(layer, x), alone)
 
     def test_rematerialization(self):
         x = tokens(8, 6, 8)

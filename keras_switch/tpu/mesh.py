@@ -59,8 +59,8 @@ class Mesh:
     def scope(self):
         """Within it, models, optimizers and metrics are made on the mesh.
 
-        On JAX the mesh stays the process's `keras.distribution.distribution()` afterwards,
-        because Keras asks for it when it trains.
+        They stay there: `fit`, `evaluate` and `predict` of a model run on its mesh, or on none,
+        wherever they are called.
         """
         with self._backend.scope():
             yield self

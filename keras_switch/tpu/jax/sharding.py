@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from keras_switch.layers import parallelism
+from keras_switch.tpu import calls
 
 # The dimensions of the weights that are no experts', by the end of their path.
 _WEIGHTS = {
@@ -20,8 +21,18 @@ _WEIGHTS = {
 }
 
 
-def _device_mesh(layout, devices):
-    """The `keras.distribution.DeviceMesh` of the first devices, in the order of the cores."""
+class Cores(keras.distribution.DeviceMesh):
+    """The devices of a mesh.
+
+    Attributes:
+        owner: `Shards` of the mesh, `None` in a rehearsal.
+    """
+
+    owner = None
+
+
+def _cores(layout, devices):
+    """The first devices, in the order of the cores."""
     devices = jax.devices() if devices is None else list(devices)
     if len(devices) < layout.num_cores:
         raise ValueError(
@@ -30,7 +41,7 @@ def _device_mesh(layout, devices):
             f"Received: {layout}, devices={devices}"
         )
     shape, names = tuple(layout.axes.values()), tuple(layout.axes)
-    return keras.distribution.DeviceMesh(shape, names, devices[: layout.num_cores])
+    return Cores(shape, names, devices[: layout.num_cores])
 
 
 def _data_axes(layout):
@@ -50,13 +61,16 @@ class ShardedExperts(parallelism.Parallelism):
         devices: Devices of JAX in the order of the mesh's cores. Defaults to the first of
             `jax.devices()`.
 
+    Attributes:
+        cores: `Cores`.
+
     Raises:
         ValueError: If there are fewer devices than cores.
     """
 
     def __init__(self, layout, devices=None):
         self._layout = layout
-        self._mesh = _device_mesh(layout, devices)
+        self.cores = _cores(layout, devices)
         self._data_axes = _data_axes(layout)
         # Cores that hold the same tokens outside of the layer share these out, each a part.
         shared = tuple(axis for axis in layout.axes if axis not in self._data_axes)
@@ -67,8 +81,8 @@ class ShardedExperts(parallelism.Parallelism):
 
     def add_weight(self, layer, dimensions, **kwargs):
         axes = self._layout.split(f"{layer.path}/{kwargs['name']}", dimensions, kwargs["shape"])
-        layout = keras.distribution.TensorLayout(axes, self._mesh)
-        layout_map = keras.distribution.LayoutMap(self._mesh)
+        layout = keras.distribution.TensorLayout(axes, self.cores)
+        layout_map = keras.distribution.LayoutMap(self.cores)
         layout_map[".*"] = layout
         with keras.distribution.ModelParallel(layout_map=layout_map).scope():
             weight = layer.add_weight(**kwargs)
@@ -77,27 +91,34 @@ class ShardedExperts(parallelism.Parallelism):
 
     def num_groups(self, num_groups):
         num_groups = num_groups or self._layout.num_cores
-        self._check_divides(num_groups)
+        if num_groups % self._layout.num_cores:
+            raise ValueError(
+                f"`num_groups` must be a multiple of the mesh's {self._layout.num_cores} cores. "
+                f"Received: num_groups={num_groups}, {self._layout}"
+            )
         return num_groups
 
     def run(self, function, weights, dimensions, *groups):
-        self._check_divides(groups[0].shape[0])
+        num_groups = groups[0].shape[0]
+        missing = -num_groups % self._layout.num_cores
         specs = (self._spec(*pair) for pair in zip(weights, dimensions))
         groups_spec = PartitionSpec(self._axes)
         on_each_core = jax.shard_map(
             function,
-            mesh=self._mesh.backend_mesh,
+            mesh=self.cores.backend_mesh,
             in_specs=(type(weights)(*specs), *[groups_spec] * len(groups)),
             out_specs=groups_spec,
         )
         # Outside, cores that share dense layers hold the same tokens: the compiler would rather
         # divide these too, and gather the dense weights.
-        outside = jax.NamedSharding(self._mesh.backend_mesh, PartitionSpec(self._data_axes))
+        outside = jax.NamedSharding(self.cores.backend_mesh, PartitionSpec(self._data_axes))
 
         def on_all_cores(weights, *groups):
+            groups = [_padded(x_G, missing) for x_G in groups]
             groups = jax.lax.with_sharding_constraint(groups, outside)
             results = on_each_core(weights, *groups)
-            return jax.lax.with_sharding_constraint(results, outside)
+            results = jax.lax.with_sharding_constraint(results, outside)
+            return jax.tree.map(lambda y_G: y_G[:num_groups], results) if missing else results
 
         return jax.jit(on_all_cores)(weights, *groups)
 
@@ -107,14 +128,6 @@ class ShardedExperts(parallelism.Parallelism):
         if dimensions is None:
             return PartitionSpec()
         return PartitionSpec(*self._layout.split("weight", dimensions, weight.shape))
-
-    def _check_divides(self, num_groups):
-        if num_groups % self._layout.num_cores:
-            raise ValueError(
-                f"The groups of tokens must divide over the {self._layout.num_cores} cores. Choose "
-                "`num_groups`, or with `group_size` the size of the batch, accordingly. Received: "
-                f"num_groups={num_groups}, {self._layout}"
-            )
 
     def to_experts(self, x_GECD):
         if self._experts:
@@ -162,6 +175,13 @@ class ShardedExperts(parallelism.Parallelism):
         return jax.lax.axis_index(axis) * size if axis else 0
 
 
+def _padded(x_G, missing):
+    """Adds groups of masked tokens, which change nothing."""
+    if not missing:
+        return x_G
+    return jax.numpy.pad(x_G, [(0, missing)] + [(0, 0)] * (x_G.ndim - 1))
+
+
 class MeshDistribution(keras.distribution.ModelParallel):
     """Keras's view of a mesh: batches divided over the cores, weights split as the layout says.
 
@@ -182,8 +202,8 @@ class MeshDistribution(keras.distribution.ModelParallel):
     def __init__(self, layout, devices=None):
         self._layout = layout
         self._data_axes = _data_axes(layout)
-        mesh = _device_mesh(layout, devices)
-        super().__init__(layout_map=keras.distribution.LayoutMap(mesh))
+        cores = _cores(layout, devices)
+        super().__init__(layout_map=keras.distribution.LayoutMap(cores))
         self._check_processes()
 
     def _check_processes(self):
@@ -213,7 +233,27 @@ class MeshDistribution(keras.distribution.ModelParallel):
         """The number of parts into which a batch is divided."""
         return int(np.prod([self._layout.axes[axis] for axis in self._data_axes]))
 
+    def __repr__(self):
+        return f"MeshDistribution({self._layout!r})"
+
+    def __eq__(self, other):
+        return isinstance(other, MeshDistribution) and self._key() == other._key()
+
+    def __hash__(self):
+        return hash(self._key())
+
+    def _key(self):
+        return self._layout.strings, self.device_mesh.backend_mesh
+
     def get_data_layout(self, data_shape):
+        """Divides the rows over the cores; outside training, those that do not divide are whole."""
+        divides = data_shape and data_shape[0] % self.num_model_replicas == 0
+        if divides or calls.current().trains or jax.process_count() > 1:
+            return self.get_divided_layout(data_shape)
+        return _DataLayout(None, self.device_mesh)
+
+    def get_divided_layout(self, data_shape):
+        """The same, of which a batch whose rows do not divide raises an error."""
         return _DataLayout(self._data_axes if data_shape else None, self.device_mesh)
 
     def get_variable_layout(self, variable):
@@ -235,7 +275,7 @@ class _DataLayout(keras.distribution.TensorLayout):
     """A batch divided over several axes, which Keras's own layout cannot say.
 
     Args:
-        axes: Tuple of names of axes, or `None` for a scalar.
+        axes: Tuple of names of axes, or `None` for what every core holds whole.
         device_mesh: `keras.distribution.DeviceMesh`.
     """
 

@@ -2,10 +2,10 @@
 
 import contextlib
 
-import keras
-
 from keras_switch.layers import parallelism
+from keras_switch.tpu import calls
 from keras_switch.tpu import cores
+from keras_switch.tpu.jax import models
 from keras_switch.tpu.jax.sharding import MeshDistribution
 from keras_switch.tpu.jax.sharding import ShardedExperts
 
@@ -26,19 +26,18 @@ class Shards:
         devices = cores.found().devices if devices is None else devices
         self.distribution = MeshDistribution(layout, devices)
         self.experts = ShardedExperts(layout, devices)
+        for held in (self.distribution.device_mesh, self.experts.cores):
+            held.owner = self
+        calls.watch(models.at_home)
+        models.place_each_batch()
 
     @contextlib.contextmanager
     def scope(self):
-        keras.distribution.set_distribution(self.distribution)
-        with parallelism.use(self.experts):
+        with self.distribution.scope(), parallelism.use(self.experts):
             yield
 
-    @contextlib.contextmanager
     def outside(self):
-        """Within it, each device gets whole weights; Keras still divides batches over the mesh."""
-        layouts = keras.distribution.LayoutMap(self.distribution.device_mesh)
-        with keras.distribution.ModelParallel(layout_map=layouts).scope():
-            yield
+        return models.without_distribution()
 
     def optimizer(self, optimizer):
         return optimizer

@@ -218,7 +218,7 @@ def _is_sparse(loss):
 
 
 def _data_shape(shape, dtype, distribution):
-    layout = distribution and distribution.get_data_layout(shape)
+    layout = distribution and distribution.get_divided_layout(shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=layout and layout.backend_layout)
 
 
