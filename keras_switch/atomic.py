@@ -75,19 +75,20 @@ def folder(path):
 
 
 def reserve(path, num_bytes):
-    """Requires room on the disk for a file that does not exist yet.
+    """Requires room on the disk for a file that is to be written; one that is there stays.
 
     Raises:
         OSError: If there is none. It names the file.
     """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(path, "wb") as file:
+        with open(beside, "xb") as file:
             os.posix_fallocate(file.fileno(), 0, num_bytes)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
-        remove(path)
+        remove(beside)
 
 
 def remove(path):

@@ -10,7 +10,7 @@ import traceback
 
 from absl import logging
 
-import keras_switch
+from keras_switch import __version__
 from keras_switch import atomic
 from keras_switch import command_line
 from keras_switch import process
@@ -221,7 +221,7 @@ def _main(arguments):
     """Answers a call for help, or runs a command; returns the exit code."""
     name, *rest = arguments or ["help"]
     if name == "--version":
-        print(f"keras-switch {keras_switch.__version__}")
+        print(f"keras-switch {__version__}")
         return 0
     asks = name == "help" or command_line.is_help(name)
     if asks and not rest:

@@ -87,15 +87,15 @@ class WholeTest(unittest.TestCase):
 
     def test_room_is_reserved_and_given_back(self):
         path = self.directory / "file"
+        path.write_text("before")
         atomic.reserve(path, 2**20)
-        self.assertEqual(self.names(), [])
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limit[1]))
         with self.assertRaises(OSError) as raised:
             atomic.reserve(path, 2**20)
         self.assertEqual(raised.exception.filename, str(path))
-        self.assertEqual(self.names(), [])
+        self.assertEqual((self.names(), path.read_text()), (["file"], "before"))
 
     def leftover(self, host, process):
         return self.directory / f".file.{host}+{process}+0123abcd.tmp"

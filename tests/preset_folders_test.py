@@ -1,5 +1,6 @@
 import json
 import pathlib
+import resource
 import shutil
 import tempfile
 import unittest
@@ -78,6 +79,17 @@ class PresetFoldersTest(unittest.TestCase):
                 model.preprocessor.tokenizer(texts), self.preprocessor.tokenizer(texts)
             )
         np.testing.assert_array_equal(np.asarray(model(self.inputs)), self.logits)
+
+    def test_a_full_disk_is_noticed_before_a_weight_is_written(self):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+        for model, folder in ((self.model, "no_room"), (self.backbone, "no_room_either")):
+            with self.assertRaises(OSError) as raised:
+                model.save_to_preset(str(self.folders / folder))
+            path = self.folders / folder / "model.weights.h5"
+            self.assertEqual(raised.exception.filename, str(path))
+            self.assertFalse(path.exists())
 
     def test_folders_are_those_of_kerashub(self):
         self.assertEqual(names(self.folders / "full"), FILES | TEXT_FILES)

@@ -10,7 +10,6 @@ from keras_switch.training import run_directory
 # Holds the lock of a directory until it is killed.
 HOLD = """
 import sys, time
-sys.argv[0] = "keras-switch"  # Importing Keras would take seconds.
 from keras_switch.training import run_directory
 with run_directory.lock(sys.argv[1]):
     print("locked", flush=True)

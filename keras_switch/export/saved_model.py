@@ -82,8 +82,8 @@ def write(model, function, signature, path, resources=()):
         try:
             archive.write_out(beside, verbose=False)
         except tf.errors.OpError as error:
-            # TensorFlow says "FILE; REASON".
-            reason = error.message.splitlines()[0].rpartition("; ")[2]
+            # TensorFlow says "FILE; REASON [Op:NAME]".
+            reason = error.message.splitlines()[0].rpartition("; ")[2].partition(" [Op:")[0]
             raise OSError(errno.EIO, reason, str(version)) from error
     return version
 

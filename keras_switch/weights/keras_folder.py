@@ -1,21 +1,16 @@
 """KerasHub folders of a `SwitchSeq2SeqLM`."""
 
-import math
 import os
 
-import numpy as np
 from keras import ops
 
-from keras_switch import atomic
 from keras_switch import models
 from keras_switch.layers import scopes
 from keras_switch.weights import huggingface_tokenizer
 from keras_switch.weights import source as sources
 from keras_switch.weights import untrusted_folder
 
-_CONFIG, _TASK, _WEIGHTS = "config.json", "task.json", "model.weights.h5"
-# Bytes that HDF5 needs for a weight besides its numbers: 4,064 were the most of several models.
-_OVERHEAD = 5 * 1024
+_CONFIG, _TASK = "config.json", "task.json"
 _BACKBONE, _MODEL = "keras_switch>SwitchBackbone", "keras_switch>SwitchSeq2SeqLM"
 
 
@@ -103,14 +98,7 @@ def _check_ranges(path, model):
 
 
 def write_keras(model, path, verbose=1):
-    """Writes a folder for `SwitchSeq2SeqLM.from_preset`.
-
-    Raises:
-        OSError: If the disk is too full. HDF5 would find out in the middle, and end the process.
-    """
-    weights = model.backbone.weights
-    size = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in weights)
-    atomic.reserve(path / _WEIGHTS, size + _OVERHEAD * (1 + len(weights)))
+    """Writes a folder for `SwitchSeq2SeqLM.from_preset`."""
     model.save_to_preset(str(path))
 
 
