@@ -1,6 +1,7 @@
 """The few operations that `keras.ops` lacks, one file per Keras backend.
 
-`tensorflow.py` and `jax.py` have the same functions; `texts.py` has operations on texts.
+`tensorflow.py` and `jax.py` have the same functions. `texts.py` has operations on texts, and
+`sentinels.py` knows T5's sentinels.
 """
 
 import keras

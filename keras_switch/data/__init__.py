@@ -1,6 +1,7 @@
 """Text to tf.data batches of T5's span corruption.
 
-Read `corpus.py`, `vocabulary.py`, `span_corruption.py` (one chunk of tokens), then `batches.py`.
+Read `corpus.py`, `tokens.py` (text to ids), `span_corruption.py` (one chunk of ids), then
+`batches.py`.
 """
 
 from keras_switch.data.batches import SpanCorruptionBatches

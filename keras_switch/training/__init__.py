@@ -1,7 +1,7 @@
 """Recipes, and what they are made of.
 
 `pretrain.py` is the recipe, `run_directory.py` what it keeps on the disk. `checkpoint.py`,
-`callbacks.py`, `adafactor.py` and `plots.py` serve any Keras model.
+`checkpoint_sums.py`, `callbacks.py`, `adafactor.py` and `plots.py` serve any Keras model.
 """
 
 from keras_switch.training.adafactor import Adafactor
