@@ -158,7 +158,7 @@ class DocumentsTest(unittest.TestCase):
     def test_the_files_that_docstrings_of_parts_name_exist(self):
         for path in sorted((ROOT / "keras_switch").rglob("__init__.py")):
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            for name in re.findall(r"`(\w+\.py|\w+/)`", docstring):
+            for name in re.findall(r"`([\w/]+\.py|\w+/)`", docstring):
                 self.assertTrue((path.parent / name).exists(), f"{path} names {name}")
 
     def test_api_has_every_public_name_and_no_other(self):

@@ -5,8 +5,8 @@ Read in this order:
 - `cores.py`: `connect`, which finds a TPU, GPUs, or virtual cores of the CPU.
 - `layout.py`: the two strings of Mesh TensorFlow, and what they split; `DIMENSIONS`.
 - `mesh.py`: `Mesh`, which a user sees: `scope`, `optimizer`, `whole`, `describe`.
-- `tensorflow/`: how a mesh works on the TensorFlow backend. `replicas.py` is the way in.
-- `jax/`: how it works on the JAX backend. `shards.py` is the way in.
+- `tensorflow/`: how a mesh works on the TensorFlow backend, from `tensorflow/replicas.py` on.
+- `jax/`: how it works on the JAX backend, from `jax/shards.py` on.
 - `describe.py`: the table of what a core holds and what is exchanged.
 - `precision.py`: `highest_float32`, for chips that round float32 products.
 - `rehearsal/`: `rehearse`, the train step compiled for a slice that is not there.
