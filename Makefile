@@ -29,6 +29,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
 	tests/convert_test.py \
+	tests/dtypes_test.py \
 	tests/expert_choice_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \

@@ -270,11 +270,6 @@ class ModelTest(parameterized.TestCase):
         single(x)
         single.set_weights(layer.get_weights())
         np.testing.assert_allclose(run(layer, x), run(single, x), atol=2e-3)
-        keras.config.set_dtype_policy("float64")
-        try:
-            self.assertEqual(SwitchDense(4, 8).compute_dtype, "float64")
-        finally:
-            keras.config.set_dtype_policy("float32")
 
 
 class KerasContractTest(KerasTestCase):

@@ -171,7 +171,7 @@ def _blocked_matmul(rows, kernels, sizes, transpose):
 
 
 def _blocked_outer(rows, upstream, sizes):
-    """The gradient of the kernels, summed over blocks in float32."""
+    """The gradient of the kernels, summed over blocks in float32 at least."""
     size = _block_size(rows, sizes)
     count, expert, start, end = _blocks(_num_rows(rows), sizes, size)
     rows, upstream = (tf.pad(x, [[0, size], [0, 0]]) for x in (rows, upstream))
@@ -181,9 +181,10 @@ def _blocked_outer(rows, upstream, sizes):
         real = first + tf.range(size)[:, None] < tf.gather(end, block)
         piece = tf.where(real, _read(rows, first, size), tf.zeros((), rows.dtype))
         product = tf.matmul(piece, _read(upstream, first, size), transpose_a=True)
-        product = tf.cast(product, tf.float32) + _read(kernels, at, 1)[0]
+        product = tf.cast(product, dtype) + _read(kernels, at, 1)[0]
         return block + 1, _write(kernels, product[None], at)
 
-    kernels = tf.zeros((sizes.shape[0], rows.shape[1], upstream.shape[1]), tf.float32)
+    dtype = tf.float64 if rows.dtype == tf.float64 else tf.float32
+    kernels = tf.zeros((sizes.shape[0], rows.shape[1], upstream.shape[1]), dtype)
     _, kernels = tf.while_loop(lambda block, _: block < count, body, (0, kernels))
     return tf.cast(kernels, upstream.dtype)

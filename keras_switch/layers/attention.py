@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.initializers import offset
 from keras_switch.layers.switch_dense import SwitchDense
 
@@ -134,7 +135,7 @@ class Attention(keras.layers.Layer):
             k, v = (ops.cast(x, q.dtype) for x in ops.unstack(cache, axis=1))
         logits = _logits(q, k)
         if bias is not None:
-            logits = logits + ops.cast(bias, "float32")
+            logits = logits + ops.cast(bias, logits.dtype)
         if attention_mask is not None:
             logits = ops.where(attention_mask, logits, -1e9)
         weights = ops.cast(ops.softmax(logits, axis=-1), v.dtype)
@@ -149,9 +150,10 @@ class Attention(keras.layers.Layer):
 # product it would first transpose all keys and values.
 def _logits(q, k):
     """Products of queries and keys: `(B, Q, H, K)` and `(B, T, H, K)` give `(B, H, Q, T)`."""
+    dtype = at_least_float32(q.dtype)
     if q.shape[1] != 1:
-        return ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), "float32")
-    q, k = (ops.cast(x, "float32") for x in (q, k))
+        return ops.cast(ops.einsum("bqhk,bthk->bhqt", q, k), dtype)
+    q, k = (ops.cast(x, dtype) for x in (q, k))
     return ops.transpose(ops.sum(q * k, axis=-1, keepdims=True), (0, 2, 3, 1))
 
 
@@ -160,5 +162,5 @@ def _average(weights, v):
     if weights.shape[2] != 1:
         return ops.einsum("bhqt,bthk->bqhk", weights, v)
     weights = ops.transpose(weights, (0, 3, 1, 2))
-    weights, values = (ops.cast(x, "float32") for x in (weights, v))
+    weights, values = (ops.cast(x, at_least_float32(v.dtype)) for x in (weights, v))
     return ops.cast(ops.sum(weights * values, axis=1, keepdims=True), v.dtype)

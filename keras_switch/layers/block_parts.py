@@ -5,6 +5,7 @@ import zlib
 import keras
 
 from keras_switch.layers.attention import Attention
+from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.feed_forward import FeedForward
 from keras_switch.layers.relative_position_bias import RelativePositionBias
 from keras_switch.layers.switch_dense import SwitchDense
@@ -36,6 +37,7 @@ def position_bias(block, dim):
         block.max_distance,
         bidirectional=not block.causal,
         embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.02, seed=seed),
+        dtype=at_least_float32(block.dtype_policy),
         name="position_bias",
     )
     layer.build((None, None, dim))

@@ -2,13 +2,19 @@
 
 import keras
 
+# A string object of its own: the policy that Keras makes where nobody sets one takes its name from
+# `floatx`, and so has this very object, which no name that somebody passes is.
+_UNCHOSEN = "".join(["float", "32"])
+if keras.config.floatx() == _UNCHOSEN:
+    keras.config.set_floatx(_UNCHOSEN)
+
 
 def default_dtype(dtype=None):
-    """Returns `dtype`, or the global policy, or `"mixed_bfloat16"`.
+    """Returns `dtype`, or what was chosen globally, or `"mixed_bfloat16"`.
 
-    Computing in bfloat16 with float32 variables is this library's default, so
-    `"mixed_bfloat16"` stands where the global policy is still Keras's own default,
-    float32. Pass `dtype="float32"` to compute in float32.
+    Computing in bfloat16 with float32 variables is this library's default where nobody chose.
+    `keras.config.set_dtype_policy` and `keras.config.set_floatx` are choices, also of float32.
+    A global policy that Keras had before it imported `keras_switch` counts as one.
 
     Args:
         dtype: string, `keras.DTypePolicy` or `None`. What the user asked for.
@@ -19,4 +25,19 @@ def default_dtype(dtype=None):
     if dtype is not None:
         return dtype
     policy = keras.config.dtype_policy()
-    return "mixed_bfloat16" if policy.name == "float32" else policy
+    if policy.name is not _UNCHOSEN:
+        return policy
+    floatx = keras.config.floatx()
+    return "mixed_bfloat16" if floatx is _UNCHOSEN else floatx
+
+
+def at_least_float32(dtype):
+    """What routers, softmaxes and losses of a layer compute in: float32, or float64 for float64.
+
+    Args:
+        dtype: dtype or `keras.DTypePolicy`.
+
+    Returns:
+        string.
+    """
+    return keras.backend.result_type(keras.dtype_policies.get(dtype).compute_dtype, "float32")

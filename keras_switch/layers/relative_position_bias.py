@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from keras_switch import checks
+from keras_switch.layers.dtypes import at_least_float32
+from keras_switch.layers.dtypes import default_dtype
 
 
 def relative_position_bucket(relative_position, bidirectional, num_buckets, max_distance):
@@ -50,7 +52,8 @@ class RelativePositionBias(keras.layers.Layer):
         bidirectional: bool. Whether keys after the query count; a causal stack sets
             False.
         embeddings_initializer: Initializer of the biases. Defaults to `normal(0.02)`.
-        **kwargs: Base layer keyword arguments. The bias is float32 by default.
+        **kwargs: Base layer keyword arguments. The bias is float32 by default,
+            or float64 where that was chosen globally.
 
     Call arguments:
         queries: Tensor of shape `(batch, query_length, ...)`; only its length matters.
@@ -71,9 +74,10 @@ class RelativePositionBias(keras.layers.Layer):
         max_distance=128,
         bidirectional=True,
         embeddings_initializer=None,
-        dtype="float32",
+        dtype=None,
         **kwargs,
     ):
+        dtype = at_least_float32(default_dtype()) if dtype is None else dtype
         super().__init__(dtype=dtype, **kwargs)
         checks.check_positive_integer("num_heads", num_heads)
         checks.check_positive_integer("num_buckets", num_buckets)

@@ -51,9 +51,9 @@ def expert_capacity(group_size, factor, num_experts, min_capacity):
     return ops.maximum(share, min_capacity)
 
 
-def one_hot(experts, num_experts):
-    """float32 `(..., K, E)` from `(..., K)`; an index of `E` gives zeros."""
-    return ops.cast(experts[..., None] == ops.arange(num_experts, dtype="int32"), "float32")
+def one_hot(experts, num_experts, dtype):
+    """`(..., K, E)` from `(..., K)`; an index of `E` gives zeros."""
+    return ops.cast(experts[..., None] == ops.arange(num_experts, dtype="int32"), dtype)
 
 
 def select(scores_GSE, num_selected):
@@ -74,7 +74,7 @@ def gates(probabilities_GSE, experts_GSK, renormalise):
             router's gradient.
     """
     num_experts = probabilities_GSE.shape[-1]
-    chosen_GSKE = one_hot(experts_GSK, num_experts)
+    chosen_GSKE = one_hot(experts_GSK, num_experts, probabilities_GSE.dtype)
     gates_GSK = ops.sum(chosen_GSKE * probabilities_GSE[:, :, None, :], axis=-1)
     if renormalise:
         gates_GSK = gates_GSK / (ops.sum(gates_GSK, axis=-1, keepdims=True) + 1e-9)
@@ -117,7 +117,7 @@ def balance_loss(probabilities_GSE, experts_GS, mask_GS):
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), eq. 4 to 6
     """
     num_experts = probabilities_GSE.shape[-1]
-    f_GE = masked_mean(one_hot(experts_GS, num_experts), mask_GS)
+    f_GE = masked_mean(one_hot(experts_GS, num_experts, mask_GS.dtype), mask_GS)
     P_GE = masked_mean(probabilities_GSE, mask_GS)
     return num_experts * ops.sum(f_GE * P_GE, axis=-1)
 

@@ -21,18 +21,19 @@ def measure(record, plan, mask_GS, losses):
         float32 tensor of shape `(G, 5 + E)`.
     """
     num_experts = record.logits.shape[-1]
-    lost_GS = ops.cast(ops.logical_not(ops.any(record.kept, axis=-1)), "float32")
+    lost_GS = ops.cast(ops.logical_not(ops.any(record.kept, axis=-1)), mask_GS.dtype)
     dropped_G = routing.masked_mean(lost_GS, mask_GS)
     if plan is not None and plan.order_GN is not None:
-        counts_GE = ops.cast(plan.counts_GE, "float32")
+        counts_GE = ops.cast(plan.counts_GE, mask_GS.dtype)
         load_GE = counts_GE / ops.maximum(ops.sum(counts_GE, axis=-1, keepdims=True), 1.0)
     else:
-        taken_GSE = ops.mean(routing.one_hot(record.experts, num_experts), axis=-2)
+        taken_GSE = ops.mean(routing.one_hot(record.experts, num_experts, mask_GS.dtype), axis=-2)
         load_GE = routing.masked_mean(taken_GSE, mask_GS)
     busiest_G = num_experts * ops.max(load_GE, axis=-1)
     entropy_G = routing.entropy(record.logits, mask_GS)
     scalars_GN = ops.stack([dropped_G, busiest_G, entropy_G, *losses], axis=-1)
-    return ops.stop_gradient(ops.concatenate([scalars_GN, load_GE], axis=-1))
+    metrics_GN = ops.concatenate([scalars_GN, load_GE], axis=-1)
+    return ops.stop_gradient(ops.cast(metrics_GN, "float32"))
 
 
 class RoutingTotals:
@@ -66,7 +67,7 @@ class RoutingTotals:
         metrics = ops.mean(metrics_GN, axis=0)
         totals = ops.convert_to_tensor(self.variable)
         totals = ops.where(totals[0] < 0, ops.zeros_like(totals), totals)
-        self.variable.assign(totals + ops.concatenate([ops.ones((1,)), metrics]))
+        self.variable.assign(totals + ops.concatenate([ops.ones((1,), "float32"), metrics]))
 
     def reset(self):
         """Makes the next step start anew."""

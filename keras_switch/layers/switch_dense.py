@@ -14,6 +14,7 @@ from keras_switch.layers import routing
 from keras_switch.layers import routing_metrics
 from keras_switch.layers import switch_checks
 from keras_switch.layers import switching
+from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.router import Router
 from keras_switch.layers.thread_losses import ThreadLosses
@@ -173,6 +174,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             kernel_initializer=initializers.fresh(self.router_initializer)
             or keras.initializers.RandomNormal(0.0, 0.02, seed=initializers.offset(seed, 3)),
             seed=seed,
+            dtype=at_least_float32(self.dtype_policy),
             name="router",
         )
         self.dropout_seed = keras.random.SeedGenerator(initializers.offset(seed, 4))
@@ -315,7 +317,8 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         balance_loss_weight = self.balance_loss_weight if self.algorithm.balances else 0.0
         if balance_loss_weight or self.z_loss_weight:
             balance, z = ops.mean(results.balance), ops.mean(results.z)
-            self.add_loss(balance_loss_weight * balance + self.z_loss_weight * z)
+            loss = balance_loss_weight * balance + self.z_loss_weight * z
+            self.add_loss(ops.cast(loss, keras.config.floatx()))  # As all of Keras's losses.
         if self.routing_metrics:
             self._totals.add(results.metrics)
 

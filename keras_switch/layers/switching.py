@@ -93,7 +93,7 @@ class Switching:
             outputs_GSD = over_slots(*args)
         if not self.training:
             return Results(outputs_GSD, None, None, None)
-        mask_GS = ops.cast(mask_GS, "float32")
+        mask_GS = ops.cast(mask_GS, record.logits.dtype)
         z_G = routing.z_loss(record.logits, mask_GS)
         balance_G = ops.zeros_like(z_G)
         if layer.algorithm.balances:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_switch.layers import parallelism
+from keras_switch.layers.dtypes import at_least_float32
 
 
 class _MeanOverTargets:
@@ -14,16 +15,16 @@ class _MeanOverTargets:
     """
 
     def __init__(self, **kwargs):
-        kwargs = {"reduction": "mean_with_sample_weight", "dtype": "float32"} | kwargs
-        super().__init__(**kwargs)
+        dtype = at_least_float32(keras.config.floatx())
+        super().__init__(reduction="mean_with_sample_weight", dtype=dtype, **kwargs)
         self._parallelism = parallelism.active()
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         mean = super().__call__(y_true, y_pred, sample_weight)
-        if sample_weight is None:
-            return mean  # Every core has as many.
-        weight = ops.sum(ops.cast(sample_weight, "float32"))
-        return mean * ops.divide_no_nan(weight, self._parallelism.mean(weight))
+        if sample_weight is not None:  # Without it every core has as many targets.
+            weight = ops.sum(ops.cast(sample_weight, mean.dtype))
+            mean = mean * ops.divide_no_nan(weight, self._parallelism.mean(weight))
+        return ops.cast(mean, keras.config.floatx())  # As all of Keras's losses.
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")

@@ -9,6 +9,7 @@ from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import activations
 from keras_switch.layers import algorithms
 from keras_switch.layers import attention_masks
+from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.initializers import UntiedEmbedding
 from keras_switch.layers.initializers import offset
@@ -145,7 +146,7 @@ class SwitchBackbone(PresetBackbone):
             hidden_dim,
             tie_weights=tie_embedding_weights,
             embeddings_initializer=embeddings_initializer,
-            reverse_dtype="float32",
+            reverse_dtype=at_least_float32(dtype),
             dtype=dtype,
             name="token_embedding",
         )
@@ -210,6 +211,7 @@ class SwitchBackbone(PresetBackbone):
                 self.max_distance,
                 bidirectional=not is_decoder,
                 embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.02, seed(1)),
+                dtype=at_least_float32(dtype),
                 name=f"{side}_position_bias",
             ),
             "blocks": [block(index) for index in range(depth)],

@@ -4,6 +4,7 @@ import keras
 import keras_hub
 
 from keras_switch import checks
+from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.models import preset_folders
 from keras_switch.models.switch_backbone import SwitchBackbone
 from keras_switch.models.switch_text_classifier_preprocessor import SwitchTextClassifierPreprocessor
@@ -50,7 +51,10 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
             dropout, dtype=backbone.dtype_policy, name="output_dropout"
         )
         self.output_dense = keras.layers.Dense(
-            num_classes, activation=activation, dtype="float32", name="logits"
+            num_classes,
+            activation=activation,
+            dtype=at_least_float32(backbone.dtype_policy),
+            name="logits",
         )
         x = backbone(backbone.input)["decoder_sequence_output"][:, 0]
         outputs = self.output_dense(self.output_dropout(x))

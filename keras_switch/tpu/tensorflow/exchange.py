@@ -55,7 +55,7 @@ def all_gather(x, groups):
 
 
 def scatter_sum(x, groups):
-    """Sums the group's tensors in float32; each core keeps its own part of axis 0."""
+    """Sums the group's tensors in float32 at least; each core keeps its own part of axis 0."""
     size = len(groups[0])
     if size == 1:
         return x
@@ -63,7 +63,8 @@ def scatter_sum(x, groups):
     @tf.custom_gradient
     def function(x):
         parts = tf.split(_swap(x, groups, 0, 0), size)
-        total = tf.cast(tf.add_n([tf.cast(part, tf.float32) for part in parts]), x.dtype)
+        dtype = tf.float64 if x.dtype == tf.float64 else tf.float32
+        total = tf.cast(tf.add_n([tf.cast(part, dtype) for part in parts]), x.dtype)
         return total, lambda dy: all_gather(dy, groups)
 
     return function(x)
