@@ -23,24 +23,27 @@ def group(inputs, mask, num_groups=None, group_size=None):
     if mask is None:
         mask = ops.ones(shape[:-1], "bool")
     mask = ops.cast(mask, "bool")
+    is_known = not ops.is_tensor(num_tokens)
+    # No tokens, as a replica may get, make a group of one masked token.
     if group_size == "row":
-        groups, rows = (shape[0], math.prod(shape[1:-1]), dim), (shape[0], -1)
-        return ops.reshape(inputs, groups), ops.reshape(mask, rows)
-    is_known = isinstance(num_tokens, int)
-    smaller, larger = (min, max) if is_known else (ops.minimum, ops.maximum)
-    # An empty batch, as a replica may get, makes a group of one masked token.
-    if group_size is not None:
-        size = larger(smaller(group_size, num_tokens), 1)
-        num_groups = larger(-(-num_tokens // size), 1)
+        num_groups, size = _at_least_one(shape[0]), _at_least_one(math.prod(shape[1:-1]))
+    elif group_size is not None:
+        smaller = min if is_known else ops.minimum
+        size = _at_least_one(smaller(group_size, num_tokens))
+        num_groups = _at_least_one(-(-num_tokens // size))
     else:
         num_groups = num_groups or 1
-        size = larger(-(-num_tokens // num_groups), 1)
+        size = _at_least_one(-(-num_tokens // num_groups))
     x_TD, mask_T = ops.reshape(inputs, (-1, dim)), ops.reshape(mask, (-1,))
     missing = num_groups * size - num_tokens
     if not is_known or missing:
         x_TD = ops.concatenate([x_TD, ops.zeros((missing, dim), x_TD.dtype)])
         mask_T = ops.concatenate([mask_T, ops.zeros((missing,), "bool")])
     return ops.reshape(x_TD, (num_groups, size, dim)), ops.reshape(mask_T, (num_groups, size))
+
+
+def _at_least_one(size):
+    return ops.maximum(size, 1) if ops.is_tensor(size) else max(size, 1)
 
 
 def ungroup(x_GSD, shape):
