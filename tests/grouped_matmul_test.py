@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import unittest
 
 import keras
@@ -10,6 +13,24 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_switch import backend
+
+JACOBIAN = """
+import numpy as np
+import tensorflow as tf
+from keras_switch import backend
+
+rng = np.random.default_rng(0)
+rows = tf.constant(rng.normal(size=(3, 8)), tf.float32)
+kernels = tf.constant(rng.normal(size=(4, 8, 16)), tf.float32)
+with tf.GradientTape() as tape:
+    tape.watch(rows)
+    y = backend.grouped_matmul(rows, kernels, [1, 0, 2, 0])
+jacobian = tape.jacobian(y, rows)
+for row, expert in enumerate((0, 2, 2)):
+    expected = np.zeros((16, 3, 8))
+    expected[:, row] = np.transpose(kernels[expert])
+    np.testing.assert_allclose(jacobian[row], expected, atol=1e-5)
+"""
 
 
 def loop(rows, kernels, sizes):
@@ -97,6 +118,12 @@ class GraphTest(unittest.TestCase):
             return len(graph.node) + inner
 
         self.assertLess(nodes(2048), 2 * nodes(128))
+
+    def test_jacobian(self):
+        # oneDNN's kernels for these processors end the process in a product of rank 4 that
+        # broadcasts.
+        environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+        subprocess.run([sys.executable, "-c", JACOBIAN], env=environment, check=True)
 
     def test_unknown_number_of_rows_under_xla(self):
         import tensorflow as tf

@@ -85,8 +85,9 @@ def _split_matmul(rows, kernels, sizes, transpose):
         kernels_chunk = tf.ensure_shape(kernels[first : first + count], (count, None, None))
         pairs = zip(pieces, tf.unstack(kernels_chunk))
         if transpose:
-            # A plain matmul would first write each transposed kernel anew.
-            return [tf.matmul(x[None], w[None], transpose_b=True)[0] for x, w in pairs]
+            # A plain matmul would first write each transposed kernel anew, and of one that
+            # broadcasts `tape.jacobian` makes a product that oneDNN cannot do.
+            return [tf.raw_ops.BatchMatMul(x=x[None], y=w[None], adj_y=True)[0] for x, w in pairs]
         return [tf.matmul(x, w) for x, w in pairs]
 
     width = kernels.shape[1 if transpose else 2]
