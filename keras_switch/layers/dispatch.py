@@ -33,11 +33,11 @@ def _linear(forward, backward, x, *maps):
     return function(x, *maps)
 
 
-def _gather(rows_of, x_GND, indices_GM, inverse_GKN):
-    """`rows_of(x, indices)`, whose gradient gathers by the inverse map and sums over K."""
+def _gather(x_GND, indices_GM, inverse_GKN):
+    """`_rows`, whose gradient gathers by the inverse map and sums over K."""
 
     def forward(x_GND, indices_GM, inverse_GKN):
-        return rows_of(x_GND, indices_GM)
+        return _rows(x_GND, indices_GM)
 
     def backward(upstream_GMD, indices_GM, inverse_GKN):
         copies = [_rows(upstream_GMD, inverse) for inverse in ops.unstack(inverse_GKN, axis=1)]
@@ -84,13 +84,14 @@ def _sums(most, x_GND, tokens_GN, order_GN, firsts_GS):
 def dispatch(x_GSD, plan):
     """Fills the slots: `(G, S, D)` tokens give `(G, N, D)`.
 
-    An empty slot holds anything: nobody reads what becomes of it, and its gradient is 0.
+    An empty slot holds zeros. A token of another expert could overflow there, and though nobody
+    reads what becomes of it, its gradient would be 0 times infinity.
     """
+    tokens_GN = _tokens(plan)
     if plan.order_GN is not None:
         sums = functools.partial(_sums, plan.slots_GKS.shape[1])
-        return _linear(_spread, sums, x_GSD, _tokens(plan), plan.order_GN, _firsts(plan))
-    tokens_GN = ops.maximum(plan.entries_GN, 0) % ops.shape(x_GSD)[1]
-    return _gather(backend.gather_rows, x_GSD, tokens_GN, plan.slots_GKS)
+        return _linear(_spread, sums, x_GSD, tokens_GN, plan.order_GN, _firsts(plan))
+    return _gather(x_GSD, tokens_GN, plan.slots_GKS)
 
 
 def combine(x_GND, plan, gates_GSK):
@@ -100,11 +101,11 @@ def combine(x_GND, plan, gates_GSK):
     gates_GSK = ops.cast(gates_GSK, x_GND.dtype)
     if plan.order_GN is not None:
         gates_GM = ops.reshape(ops.transpose(gates_GSK, (0, 2, 1)), (shape[0], -1))
-        gates_GN1 = _gather(_rows, gates_GM[..., None], plan.entries_GN, slots_GM[:, None])
+        gates_GN1 = _gather(gates_GM[..., None], plan.entries_GN, slots_GM[:, None])
         sums = functools.partial(_sums, plan.slots_GKS.shape[1])
         maps = (_tokens(plan), plan.order_GN, _firsts(plan))
         return _linear(sums, _spread, x_GND * gates_GN1, *maps)
-    rows_GMD = _gather(_rows, x_GND, slots_GM, plan.entries_GN[:, None])
+    rows_GMD = _gather(x_GND, slots_GM, plan.entries_GN[:, None])
     if plan.slots_GKS.shape[1] == 1:
         return rows_GMD * gates_GSK
     rows_GKSD = ops.reshape(rows_GMD, (*shape, x_GND.shape[-1]))
