@@ -28,9 +28,11 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
+	tests/checks_test.py \
 	tests/convert_test.py \
 	tests/dtypes_test.py \
 	tests/expert_choice_test.py \
+	tests/float16_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
 	tests/huggingface_tokenizer_test.py \

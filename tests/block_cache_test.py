@@ -40,6 +40,65 @@ def decode(block, x, encoded=None, parts=PARTS, max_length=8, padding=None, **kw
     return np.concatenate(outputs, axis=1)
 
 
+class SharedKeysTest(parameterized.TestCase):
+    """A cache of 2 rows serves 4 rows, and masks have a row for each of either."""
+
+    def setUp(self):
+        self.block = make(None, causal=True, cross_attention=True)
+        self.x, self.encoded = tokens(4, 3, 8), tokens(2, 5, 8, seed=1)
+        self.block(self.x, np.repeat(self.encoded, 2, 0))
+        self.cache = self.block.make_cross_attention_cache(self.encoded)
+
+    @parameterized.product(
+        padding_rows=[None, 2, 4],
+        mask_shape=[None, (2, 3, 5), (4, 3, 5), (1, 3, 5), (2, 1, 5), (4, 1, 5), (1, 1, 5)],
+        is_known=[True, False],
+    )
+    def test_equals_as_many_rows(self, padding_rows, mask_shape, is_known):
+        whole, shared = {}, {}
+        rng = np.random.default_rng(0)
+
+        def add(name, mask):
+            mask[..., 0] = True
+            shared[name] = ops.array(mask)
+            whole[name] = np.repeat(mask, 4 // len(mask), 0)
+
+        if padding_rows is not None:
+            add("encoder_padding_mask", rng.random((padding_rows, 5)) > 0.3)
+        if mask_shape is not None:
+            add("cross_attention_mask", rng.random(mask_shape) > 0.3)
+        expected = run(self.block, self.x, np.repeat(self.encoded, 2, 0), **whole)
+
+        def call(x, cache, shared):
+            return self.block(x, cross_attention_cache=cache, **shared)
+
+        if not is_known and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            def unknown(x):
+                return tf.TensorSpec((None, *x.shape[1:]), x.dtype)
+
+            tensors = (ops.array(self.x), self.cache, shared)
+            call = tf.function(call, tf.nest.map_structure(unknown, tensors))
+        outputs = numpy(call(ops.array(self.x), self.cache, shared))
+        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+
+    def test_other_numbers_of_rows_are_refused(self):
+        for name, shape in (
+            ("encoder_padding_mask", (3, 5)),
+            ("encoder_padding_mask", (1, 5)),
+            ("cross_attention_mask", (3, 3, 5)),
+            ("cross_attention_mask", (2, 2, 5)),
+        ):
+            with self.assertRaisesRegex(ValueError, f"`{name}` must have rank .*{name}.shape="):
+                mask = {name: ops.ones(shape, "bool")}
+                self.block(self.x, cross_attention_cache=self.cache, **mask)
+
+    def test_no_rows(self):
+        outputs = self.block(self.x[:0], cross_attention_cache=self.cache[:0])
+        self.assertEqual(outputs.shape, (0, 3, 8))
+
+
 class CacheTest(parameterized.TestCase):
     @parameterized.product(cross=[False, True], expert_attention=[False, True])
     def test_cached_equals_uncached(self, cross, expert_attention):

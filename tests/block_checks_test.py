@@ -17,6 +17,8 @@ ARGUMENTS = [
     ({"layer_norm_epsilon": 0.0}, "`layer_norm_epsilon` must be a finite positive number"),
     ({"causal": "yes"}, "`causal` must be True or False"),
     ({"seed": 1.0}, "`seed` must be an integer or `None`. Received: seed=1.0"),
+    ({"num_buckets": 0}, "`num_buckets` must be a positive integer"),
+    ({"max_distance": 1.5}, "`max_distance` must be a positive integer"),
     ({"switch": {"capacity": 2}}, "Received: \\['capacity'\\]"),
     ({"num_experts": None, "switch": {"jitter": 0.0}}, "need `num_experts`"),
     ({"num_experts": None, "expert_attention": True}, "need `num_experts`"),
@@ -151,6 +153,19 @@ class BadInputTest(parameterized.TestCase):
     def test_mask_is_checked_as_the_padding_mask(self):
         with self.assertRaisesRegex(ValueError, "`padding_mask` must have rank 2"):
             make()(tokens(*X), mask=ops.ones((2, 4), "bool"))
+
+    @parameterized.parameters(1, 4)
+    def test_another_width(self, width):
+        block = make(cross_attention=True)
+        block(tokens(2, 5, 8), tokens(2, 3, 8))
+        message = f"as wide as those that the block was built for, 8.*5, {width}\\)"
+        for inputs in (tokens(2, 5, width), keras.Input((5, width))):
+            with self.assertRaisesRegex(ValueError, message):
+                block(inputs, inputs)
+        with self.assertRaisesRegex(ValueError, f"as wide as the inputs.*2, 3, {width}\\)"):
+            block(tokens(2, 5, 8), tokens(2, 3, width))
+        with self.assertRaisesRegex(ValueError, f"axis -1.*value 8.*2, 3, {width}\\)"):
+            block.make_cross_attention_cache(tokens(2, 3, width))
 
     def test_integer_inputs(self):
         with self.assertRaisesRegex(ValueError, "needs floating point inputs.*dtype=int32"):

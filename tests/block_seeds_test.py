@@ -11,7 +11,11 @@ from block_helpers import tokens
 from block_helpers import weights_by_name
 from keras import ops
 
+from keras_switch.layers import SwitchDense
 from keras_switch.layers import SwitchTransformerBlock
+from keras_switch.layers.attention import Attention
+from keras_switch.layers.feed_forward import FeedForward
+from keras_switch.models import SwitchBackbone
 
 
 class SeedTest(parameterized.TestCase):
@@ -43,6 +47,41 @@ class SeedTest(parameterized.TestCase):
         self.assert_all_differ([SwitchTransformerBlock(2, 8, **kwargs, seed=i) for i in range(4)])
         kwargs |= {"num_experts": 8, "expert_attention": True}
         self.assert_all_differ([SwitchTransformerBlock(2, 8, **kwargs, seed=i) for i in range(3)])
+
+    def test_layers_of_neighbouring_seeds_differ(self):
+        kernels = {}
+        for seed in range(30):
+            dense = SwitchDense(8, 8, gated=True, seed=seed)
+            feed_forward = FeedForward(8, gated=True, seed=seed)
+            attention = Attention(2, 4, seed=seed)
+            switch = {"num_experts": 8, "intermediate_dim": 8}
+            experts = Attention(2, 4, switch=switch, seed=30 + seed)
+            for name, layer in enumerate((dense, feed_forward, attention, experts)):
+                layer.build((None, None, 8))
+                for path, weight in weights_by_name(layer).items():
+                    value = numpy(weight).ravel()[:64]
+                    kernels[name, seed, path] = value / np.abs(value).max()
+        rows = np.stack(list(kernels.values()))
+        self.assertEqual(len(np.unique(rows.round(4), axis=0)), len(rows))
+
+    def test_models_of_neighbouring_seeds_differ(self):
+        values = []
+        for seed in range(3):
+            model = SwitchBackbone(
+                64, 2, 2, 8, 16, num_experts=2, tie_embedding_weights=False, seed=seed
+            )
+            for name, weight in model.named_weights().items():
+                if "norm" not in name:
+                    value = numpy(weight).ravel()[:16]
+                    values.append(value / np.abs(value).max())
+        self.assertEqual(len(np.unique(np.round(values, 4), axis=0)), len(values))
+
+    def test_seeds_may_be_of_any_size(self):
+        for seed in (-1, 2**40, np.int64(7)):
+            first, second = (SwitchDense(2, 4, seed=seed) for _ in range(2))
+            first.build((None, 8))
+            second.build((None, 8))
+            np.testing.assert_array_equal(first.kernel_in, second.kernel_in)
 
     def test_a_seed_repeats_the_block(self):
         blocks = [make(expert_attention=True, dropout=0.1, seed=3) for _ in range(2)]

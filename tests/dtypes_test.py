@@ -58,7 +58,7 @@ class ChoiceTest(_Restore):
             self.assertEqual({layer.dtype_policy.name for layer in made}, {name})
             self.assertEqual(SwitchDense(4, 8, dtype="bfloat16").dtype_policy.name, "bfloat16")
 
-    @parameterized.parameters("float32", "float64", "float16", "bfloat16")
+    @parameterized.parameters("float32", "float64", "float16")
     def test_floatx_is_a_choice(self, name):
         keras.config.set_floatx(name)
         self.assertEqual(keras.dtype_policies.get(default_dtype()).name, name)
@@ -71,10 +71,26 @@ class ChoiceTest(_Restore):
         self.assertEqual(printed.stdout.split(), [name], printed.stderr)
 
 
+IS_JAX = keras.backend.backend() == "jax"
+FLOATX = ("float64", "float16") if IS_JAX else ("float64", "float16", "bfloat16")
+
+
 class FloatxTest(_Restore):
     """Keras's optimizers, losses and layers take what `floatx` says."""
 
-    @parameterized.parameters("float64", "float16", "bfloat16")
+    @unittest.skipUnless(IS_JAX, "TensorFlow keeps integers.")
+    def test_bfloat16_is_refused_on_jax(self):
+        keras.config.set_floatx("bfloat16")
+        for make in (
+            lambda: SwitchDense(4, 8, dtype="float32"),
+            lambda: SwitchTransformerBlock(2, 8),
+            lambda: RelativePositionBias(2, dtype="float32"),
+            lambda: SwitchBackbone(50, 1, 2, 8, 16),
+        ):
+            with self.assertRaisesRegex(ValueError, "set_dtype_policy.*floatx\\(\\)='bfloat16'"):
+                make()
+
+    @parameterized.parameters(*FLOATX)
     def test_layers_are_called_in_training(self, name):
         keras.config.set_floatx(name)
         for kwargs in (
@@ -90,7 +106,7 @@ class FloatxTest(_Restore):
             (loss,) = layer.losses
             self.assertEqual(loss.dtype, outputs.dtype)
 
-    @parameterized.parameters("float64", "float16", "bfloat16")
+    @parameterized.parameters(*FLOATX)
     def test_models_train(self, name):
         keras.config.set_floatx(name)
         x, y, weight = lm_helpers.to_train(2)
@@ -104,7 +120,7 @@ class FloatxTest(_Restore):
         self.assertTrue(np.isfinite(float(loss)))
 
 
-@unittest.skipIf(keras.backend.backend() == "jax", "JAX has no float64 unless it is asked for.")
+@unittest.skipIf(IS_JAX, "JAX has no float64 unless it is asked for.")
 class Float64Test(_Restore):
     def test_a_layer_computes_in_float64(self):
         x = tokens(7, 6).astype("float64")

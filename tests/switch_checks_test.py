@@ -78,6 +78,19 @@ class BadInputTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "floating point inputs.*int32"):
             SwitchDense(4, 8)(keras.Input((5, 6), dtype="int32"))
 
+    @parameterized.parameters(1, 4)
+    def test_another_width(self, width):
+        layer = SwitchDense(4, 8)
+        layer(tokens(2, 5, 6))
+        message = f"as wide as those that the layer was built for, 6.*5, {width}\\)"
+        for call in (
+            lambda: layer(tokens(2, 5, width)),
+            lambda: layer(keras.Input((5, width))),
+            lambda: layer.route(tokens(2, 5, width)),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                call()
+
     def test_rows_need_a_length(self):
         with self.assertRaisesRegex(ValueError, "rank 3 or more"):
             SwitchDense(4, 8, group_size="row")(tokens(5, 6))

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from keras_switch import checks
 from keras_switch.data import span_corruption
 
 # Keeps the seeds of masks and of shuffles apart.
@@ -50,11 +51,8 @@ class SpanCorruptionBatches:
         mean_span_length=3.0,
         seed=0,
     ):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be a positive integer. Received: batch_size={batch_size}"
-            )
-        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+        batch_size = checks.check_positive_integer("batch_size", batch_size)
+        if not checks.is_integer(seed) or not 0 <= seed < 2**31:
             raise ValueError(
                 f"`seed` must be an integer from 0 to 2**31 - 1. Received: seed={seed}"
             )
@@ -79,7 +77,7 @@ class SpanCorruptionBatches:
         self.end_id = tokenizer.end_token_id
         self.pad_id = tokenizer.pad_token_id
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = int(seed)
 
     @property
     def inputs_length(self):

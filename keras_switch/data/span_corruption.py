@@ -4,6 +4,8 @@ import typing
 
 import tensorflow as tf
 
+from keras_switch import checks
+
 _HIGHEST_DENSITY = 0.9
 
 
@@ -47,11 +49,7 @@ def plan(inputs_length, noise_density=0.15, mean_span_length=3.0):
     Raises:
         ValueError: If an argument is not as described.
     """
-    if not isinstance(inputs_length, int) or inputs_length < 4:
-        raise ValueError(
-            "`inputs_length` must be an integer of at least 4. "
-            f"Received: inputs_length={inputs_length}"
-        )
+    inputs_length = checks.check_integer("inputs_length", inputs_length, 4)
     if not 0 < noise_density <= _HIGHEST_DENSITY:
         raise ValueError(
             f"`noise_density` must be above 0 and at most {_HIGHEST_DENSITY}. "

@@ -5,6 +5,7 @@ import io
 import sentencepiece
 import tensorflow as tf
 
+from keras_switch import checks
 from keras_switch.backend import sentinels
 
 _LONGEST_BYTES = 4192  # The trainer skips longer lines.
@@ -36,12 +37,8 @@ def train_sentencepiece(lines, vocabulary_size=4096, num_sentinels=100):
     >>> tokenizer.vocabulary_size(), tokenizer.token_to_id("<extra_id_0>")
     (600, 599)
     """
-    if not isinstance(num_sentinels, int) or num_sentinels < 0:
-        raise ValueError(
-            "`num_sentinels` must be an integer of at least 0. Received: "
-            f"num_sentinels={num_sentinels}"
-        )
-    if not isinstance(vocabulary_size, int) or vocabulary_size <= num_sentinels + 3:
+    num_sentinels = checks.check_integer("num_sentinels", num_sentinels, 0)
+    if not checks.is_integer(vocabulary_size) or vocabulary_size <= num_sentinels + 3:
         raise ValueError(
             f"`vocabulary_size` must be an integer above {num_sentinels + 3}, the number of "
             f"sentinels and special ids. Received: vocabulary_size={vocabulary_size}"
@@ -51,7 +48,7 @@ def train_sentencepiece(lines, vocabulary_size=4096, num_sentinels=100):
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_cut(lines),
             model_writer=writer,
-            vocab_size=vocabulary_size - num_sentinels,
+            vocab_size=int(vocabulary_size) - num_sentinels,
             model_type="unigram",
             character_coverage=1.0,
             pad_id=0,

@@ -3,6 +3,7 @@
 import keras_hub
 import tensorflow as tf
 
+from keras_switch import checks
 from keras_switch.export import blanks
 from keras_switch.export import saved_model
 from keras_switch.models import SwitchSeq2SeqLM
@@ -40,8 +41,7 @@ def export_text_model(model, path, max_length=64, sampler="greedy"):
     """
     saved_model.check_backend()
     _check_model(model)
-    if not isinstance(max_length, int) or max_length < 1:
-        raise ValueError(f"`max_length` must be a positive integer. Received: {max_length=}")
+    max_length = checks.check_positive_integer("max_length", max_length)
     sampler = keras_hub.samplers.get(sampler)
     preprocessor, tokenizer = model.preprocessor, model.preprocessor.tokenizer
 

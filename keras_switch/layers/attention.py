@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_switch.layers.dtypes import at_least_float32
-from keras_switch.layers.initializers import offset
+from keras_switch.layers.initializers import derive
 from keras_switch.layers.switch_dense import SwitchDense
 
 
@@ -20,8 +20,7 @@ class Attention(keras.layers.Layer):
         key_value_dim: int. Width of a head.
         dropout: float. Dropout rate of the attention probabilities.
         switch: Optional dictionary of `SwitchDense` arguments: turns on expert attention.
-        seed: int. Seed of the kernels, the dropout and the Switch layers' noise. The
-            layer takes the seeds up to 29 after it.
+        seed: int. Seed of the kernels, the dropout and the Switch layers' noise.
         **kwargs: Base layer keyword arguments.
 
     Call arguments:
@@ -30,7 +29,7 @@ class Attention(keras.layers.Layer):
         bias: Optional float32 tensor that broadcasts to
             `(batch, num_heads, query_length, key_length)`.
         attention_mask: Optional boolean tensor that broadcasts like `bias`. False is not
-            seen.
+            seen. See `attention_masks.of_shared_keys` for a cache of fewer rows.
         query_mask: Optional boolean tensor `(batch, query_length)`: padding takes no
             slot of an expert.
         key_mask: Likewise, `(batch, key_length)`.
@@ -55,23 +54,23 @@ class Attention(keras.layers.Layer):
         self.seed = seed
         self.supports_masking = True
         self.dropout_layer = keras.layers.Dropout(
-            dropout, seed=offset(seed, 4), dtype=self.dtype_policy, name="dropout"
+            dropout, seed=derive(seed, "attention/dropout"), dtype=self.dtype_policy, name="dropout"
         )
 
     def build(self, queries_shape, keys_shape=None):
         dim, inner_dim = queries_shape[-1], self.num_heads * self.key_value_dim
-        self.output_dense = self._dense("output", inner_dim, dim, inner_dim**-0.5, 0)
+        self.output_dense = self._dense("output", inner_dim, dim, inner_dim**-0.5)
         if self.switch is None:
             stddev = (dim * self.key_value_dim) ** -0.5
-            self.query = self._dense("query", dim, inner_dim, stddev, 1)
-            self.key = self._dense("key", dim, inner_dim, dim**-0.5, 2)
-            self.value = self._dense("value", dim, inner_dim, dim**-0.5, 3)
+            self.query = self._dense("query", dim, inner_dim, stddev)
+            self.key = self._dense("key", dim, inner_dim, dim**-0.5)
+            self.value = self._dense("value", dim, inner_dim, dim**-0.5)
         else:
-            self.query = self._switch_dense("query", dim, inner_dim, 10)
-            self.key_value = self._switch_dense("key_value", dim, inner_dim, 20)
+            self.query = self._switch_dense("query", dim, inner_dim)
+            self.key_value = self._switch_dense("key_value", dim, inner_dim)
 
-    def _dense(self, name, dim, width, stddev, by):
-        seed = offset(self.seed, by)
+    def _dense(self, name, dim, width, stddev):
+        seed = derive(self.seed, f"attention/{name}")
         layer = keras.layers.Dense(
             width,
             use_bias=False,
@@ -82,11 +81,11 @@ class Attention(keras.layers.Layer):
         layer.build((None, None, dim))
         return layer
 
-    def _switch_dense(self, name, dim, width, by):
+    def _switch_dense(self, name, dim, width):
         layer = SwitchDense(
             **self.switch,
             output_dim=width,
-            seed=offset(self.seed, by),
+            seed=derive(self.seed, f"attention/{name}"),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -130,7 +129,7 @@ class Attention(keras.layers.Layer):
             if k is not None:
                 update = ops.cast(ops.stack([k, v], axis=1), cache.dtype)
                 cache = ops.slice_update(cache, (0, 0, cache_update_index, 0, 0), update)
-            else:
+            elif cache.shape[0] is None or cache.shape[0] != q.shape[0]:
                 q = ops.reshape(q, (ops.shape(cache)[0], -1, self.num_heads, self.key_value_dim))
             k, v = (ops.cast(x, q.dtype) for x in ops.unstack(cache, axis=1))
         logits = _logits(q, k)

@@ -41,6 +41,35 @@ def combine(padding_mask, *attention_masks):
     return functools.reduce(ops.logical_and, masks)[:, None] if masks else None
 
 
+def of_shared_keys(padding_mask, attention_mask, queries_shape, num_rows):
+    """`combine`, where each of `num_rows` rows of keys serves as many consecutive ones of queries.
+
+    Args:
+        padding_mask: Boolean tensor `(rows, key)`, or `None`. Its rows, too, may serve several.
+        attention_mask: Boolean tensor that broadcasts to `(rows, query, key)`, likewise.
+        queries_shape: `(batch, query, ...)`.
+        num_rows: int or int32 scalar tensor. It divides the batch.
+
+    Returns:
+        Boolean tensor `(num_rows, 1, batch / num_rows * query, key)`, or `None`.
+    """
+    batch, length = queries_shape[:2]
+    masks = (None if x is None else _repeat(x, batch) for x in (padding_mask, attention_mask))
+    mask = combine(*masks)
+    if mask is None:
+        return None
+    keys = ops.shape(mask)[-1]
+    mask = ops.broadcast_to(mask, (batch, 1, length, keys))
+    return ops.reshape(mask, (num_rows, 1, batch // num_rows * length, keys))
+
+
+def _repeat(mask, batch):
+    """Each row as often as makes `batch` of them."""
+    shape = ops.shape(mask)
+    copies = ops.broadcast_to(mask[:, None], (shape[0], batch // shape[0], *shape[1:]))
+    return ops.reshape(copies, (batch, *shape[1:]))
+
+
 def of_inputs(padding_mask, index, length):
     """The part of a cache's mask that belongs to the inputs, from `index` on."""
     if padding_mask is None:

@@ -28,19 +28,16 @@ MASKS = ("padding_mask", "attention_mask", "encoder_padding_mask", "cross_attent
 
 
 def check_arguments(block):
-    """Checks the constructor's arguments, which `block` holds as attributes."""
-    checks.check_positive_integer("num_heads", block.num_heads)
-    checks.check_positive_integer("intermediate_dim", block.intermediate_dim)
-    for name in ("num_experts", "key_value_dim"):
-        if getattr(block, name) is not None:
-            checks.check_positive_integer(name, getattr(block, name))
+    """Checks the constructor's arguments, which are attributes of the block by now: plain ones."""
+    optional = [x for x in ("num_experts", "key_value_dim") if getattr(block, x) is not None]
+    integers = ("num_heads", "intermediate_dim", "num_buckets", "max_distance", *optional)
+    checks.check_attributes(block, checks.check_positive_integer, integers)
     flags = ("causal", "cross_attention", "gated", "relative_attention", "expert_attention")
-    for name in flags:
-        checks.check_bool(name, getattr(block, name))
-    checks.check_number("dropout", block.dropout, 0, 1)
-    if block.seed is not None and type(block.seed) is not int:
-        raise ValueError(f"`seed` must be an integer or `None`. Received: seed={block.seed!r}")
-    checks.check_positive_number("layer_norm_epsilon", block.layer_norm_epsilon)
+    checks.check_attributes(block, checks.check_bool, flags)
+    checks.check_attributes(block, checks.check_number, ("dropout",), 0, 1)
+    checks.check_attributes(block, checks.check_positive_number, ("layer_norm_epsilon",))
+    block.seed = checks.check_seed(block.seed)
+    block.switch = {name: checks.plain(value) for name, value in block.switch.items()}
     unknown = sorted(set(block.switch) - set(SWITCH_ARGUMENTS))
     if unknown:
         raise ValueError(
@@ -98,6 +95,8 @@ def check_call(block, inputs, encoder_sequence, position_bias, caches, masks):
     )
     for name, mask, shape in zip(MASKS, masks, shapes):
         if mask is not None:
+            if batch in mask.shape[:1]:  # Also where the encoder has fewer rows.
+                shape = (batch, *shape[1:])
             _check_shape(name, mask, shape, broadcast=len(shape) == 3)
     if position_bias is not None:
         _check_position_bias(block, position_bias, (batch, block.num_heads, length, keys))
@@ -110,6 +109,12 @@ def _check_sequences(block, inputs, encoder_sequence, cross_cache):
         raise ValueError(
             "`SwitchTransformerBlock` needs floating point inputs. Embed or cast them first. "
             f"Received: inputs.dtype={dtype}"
+        )
+    if block.built and inputs.shape[-1] != block.feed_forward_norm.scale.shape[0]:
+        raise ValueError(
+            "The inputs must be as wide as those that the block was built for, "
+            f"{block.feed_forward_norm.scale.shape[0]}. Received: "
+            f"inputs.shape={tuple(inputs.shape)}"
         )
     given = [
         name
@@ -141,7 +146,7 @@ def _encoder_batch(batch, encoder_sequence, cross_cache):
     if encoder_sequence is not None or cross_cache is None or batch is None:
         return batch
     rows = cross_cache.shape[0]
-    return rows if rows is None or batch % rows == 0 else batch
+    return rows if rows is None or (rows and batch % rows == 0) else batch
 
 
 def _check_cache_shape(block, inputs, name, cache, rows):
@@ -180,7 +185,7 @@ def _check_caches(block, inputs, cache, index, cross_cache):
 
 def _check_index(index, length, max_length):
     """Requires a scalar, and one that leaves room for the inputs, as far as is known."""
-    is_number = isinstance(index, int) and not isinstance(index, bool)
+    is_number = checks.is_integer(index)
     is_tensor = hasattr(index, "shape") and len(index.shape) == 0
     if is_tensor:
         is_tensor = "int" in keras.backend.standardize_dtype(index.dtype)

@@ -1,21 +1,14 @@
 """The layers that a Switch Transformer block is made of."""
 
-import zlib
-
 import keras
 
 from keras_switch.layers.attention import Attention
 from keras_switch.layers.dtypes import at_least_float32
+from keras_switch.layers.dtypes import stream_policy
 from keras_switch.layers.feed_forward import FeedForward
+from keras_switch.layers.initializers import derive
 from keras_switch.layers.relative_position_bias import RelativePositionBias
 from keras_switch.layers.switch_dense import SwitchDense
-
-
-def _seed(block, name):
-    """A seed for a part, far from the part's in a block of the next seed."""
-    if block.seed is None:
-        return None
-    return zlib.crc32(f"{block.seed} {name}".encode()) >> 1
 
 
 def _switch_arguments(block):
@@ -30,7 +23,7 @@ def _switch_arguments(block):
 
 
 def position_bias(block, dim):
-    seed = _seed(block, "position_bias")
+    seed = derive(block.seed, "position_bias")
     layer = RelativePositionBias(
         block.num_heads,
         block.num_buckets,
@@ -51,7 +44,7 @@ def attention(block, name, dim):
         block.key_value_dim or dim // block.num_heads,
         dropout=block.dropout,
         switch=_switch_arguments(block) if has_experts else None,
-        seed=_seed(block, name),
+        seed=derive(block.seed, name),
         dtype=block.dtype_policy,
         name=name,
     )
@@ -61,7 +54,7 @@ def attention(block, name, dim):
 
 def norm(block, name, dim):
     layer = keras.layers.RMSNormalization(
-        epsilon=block.layer_norm_epsilon, dtype=block.dtype_policy, name=name
+        epsilon=block.layer_norm_epsilon, dtype=stream_policy(block.dtype_policy), name=name
     )
     layer.supports_masking = True
     layer.build((None, None, dim))
@@ -70,9 +63,10 @@ def norm(block, name, dim):
 
 def feed_forward(block, dim):
     name = "feed_forward"
-    common = {"seed": _seed(block, name), "dtype": block.dtype_policy, "name": name}
+    common = {"seed": derive(block.seed, name), "dtype": block.dtype_policy, "name": name}
     if block.num_experts is not None:
         layer = SwitchDense(**_switch_arguments(block), **common)
+        layer.outputs_dtype = block.stream_dtype
     else:
         layer = FeedForward(
             block.intermediate_dim,
@@ -88,5 +82,6 @@ def feed_forward(block, dim):
 
 def dropout(block):
     """The dropout of what each part adds to the stream."""
-    seed = _seed(block, "dropout")
-    return keras.layers.Dropout(block.dropout, seed=seed, dtype=block.dtype_policy, name="dropout")
+    seed = derive(block.seed, "dropout")
+    policy = stream_policy(block.dtype_policy)
+    return keras.layers.Dropout(block.dropout, seed=seed, dtype=policy, name="dropout")

@@ -21,7 +21,17 @@ def default_dtype(dtype=None):
 
     Returns:
         A dtype or policy for the `dtype` argument of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If `floatx` is bfloat16 on the JAX backend.
     """
+    if keras.config.backend() == "jax" and keras.config.floatx() == "bfloat16":
+        raise ValueError(
+            "On JAX a `floatx` of bfloat16 makes Keras turn integers into floats, which no layer "
+            "of experts can work with. Leave it, and compute in bfloat16 by "
+            '`dtype="bfloat16"` or `keras.config.set_dtype_policy("bfloat16")`. '
+            "Received: keras.config.floatx()='bfloat16'"
+        )
     if dtype is not None:
         return dtype
     policy = keras.config.dtype_policy()
@@ -29,6 +39,21 @@ def default_dtype(dtype=None):
         return policy
     floatx = keras.config.floatx()
     return "mixed_bfloat16" if floatx is _UNCHOSEN else floatx
+
+
+def stream_policy(policy):
+    """Returns the policy of T5's residual stream, of what adds to it and of its norms.
+
+    In released models the stream passes 65,504, the largest float16, and so do the products of
+    the feed-forwards that add to it. So all of these are float32 where the rest is float16.
+
+    Args:
+        policy: `keras.DTypePolicy` of a block or model, or its name.
+
+    Returns:
+        The same, or `"float32"`.
+    """
+    return "float32" if keras.dtype_policies.get(policy).compute_dtype == "float16" else policy
 
 
 def at_least_float32(dtype):

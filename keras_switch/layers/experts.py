@@ -2,6 +2,7 @@
 
 import typing
 
+import keras
 from keras import ops
 
 
@@ -21,7 +22,7 @@ class Experts(typing.NamedTuple):
     activation: typing.Callable
 
     def compute(self, x, matmul, drop):
-        """`activation(x W_in) W_out` of each expert, gated if so asked.
+        """`activation(x W_in) W_out` of each expert, gated if so asked; float32 for float16.
 
         Args:
             x: Tensor that `matmul` understands.
@@ -33,7 +34,13 @@ class Experts(typing.NamedTuple):
             hidden = self.activation(hidden)
         else:
             hidden = self.activation(matmul(x, self.kernel_gate)) * hidden
-        return matmul(drop(hidden), self.kernel_out)
+        # A product that adds to T5's stream passes the largest float16.
+        dtype = "float32" if self.is_float16 else hidden.dtype
+        return matmul(ops.cast(drop(hidden), dtype), ops.cast(self.kernel_out, dtype))
+
+    @property
+    def is_float16(self):
+        return keras.backend.standardize_dtype(self.kernel_out.dtype) == "float16"
 
     def columns(self, parallelism):
         """Indices, over all cores, of the hidden units: `(F,)`."""

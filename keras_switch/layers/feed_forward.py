@@ -3,12 +3,15 @@
 import keras
 
 from keras_switch.layers import activations
+from keras_switch.layers.dtypes import stream_policy
+from keras_switch.layers.initializers import derive
 from keras_switch.layers.initializers import fresh
-from keras_switch.layers.initializers import offset
 
 
 class FeedForward(keras.layers.Layer):
     """`activation(x W_in) W_out`, or `(activation(x W_gate) * (x W_in)) W_out`.
+
+    The output is in the dtype of the stream that it adds to; see `dtypes.stream_policy`.
 
     Args:
         intermediate_dim: int. Hidden width.
@@ -39,16 +42,20 @@ class FeedForward(keras.layers.Layer):
         self.seed = seed
         self.supports_masking = True
         self.dropout_layer = keras.layers.Dropout(
-            dropout, seed=offset(seed, 3), dtype=self.dtype_policy, name="dropout"
+            dropout,
+            seed=derive(seed, "feed_forward/dropout"),
+            dtype=self.dtype_policy,
+            name="dropout",
         )
 
-    def _dense(self, name, dim, width, seed):
+    def _dense(self, name, dim, width, dtype):
+        seed = derive(self.seed, f"feed_forward/{name}")
         default = keras.initializers.RandomNormal(0.0, dim**-0.5, seed=seed)
         layer = keras.layers.Dense(
             width,
             use_bias=False,
             kernel_initializer=fresh(self.kernel_initializer) or default,
-            dtype=self.dtype_policy,
+            dtype=dtype,
             name=name,
         )
         layer.build((None, dim))
@@ -56,10 +63,11 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, inputs_shape):
         dim, hidden_dim = inputs_shape[-1], self.intermediate_dim
-        self.input_dense = self._dense("input", dim, hidden_dim, self.seed)
+        self.input_dense = self._dense("input", dim, hidden_dim, self.dtype_policy)
         if self.gated:
-            self.gate_dense = self._dense("gate", dim, hidden_dim, offset(self.seed, 1))
-        self.output_dense = self._dense("output", hidden_dim, dim, offset(self.seed, 2))
+            self.gate_dense = self._dense("gate", dim, hidden_dim, self.dtype_policy)
+        stream = stream_policy(self.dtype_policy)
+        self.output_dense = self._dense("output", hidden_dim, dim, stream)
 
     def call(self, inputs, training=None):
         hidden = self.input_dense(inputs)

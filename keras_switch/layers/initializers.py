@@ -1,4 +1,6 @@
-"""Initializers for layers with several kernels."""
+"""Initializers and seeds for layers with several kernels."""
+
+import hashlib
 
 import keras
 
@@ -10,9 +12,23 @@ def fresh(initializer):
     return initializer
 
 
-def offset(seed, by):
-    """Returns another seed, or `None` for `None`; kernels of one seed would be equal."""
-    return None if seed is None else seed + by
+def derive(seed, role):
+    """Returns the seed of one role in what has this seed, or `None` for `None`.
+
+    Kernels of one seed would be equal. A hash keeps the roles of one seed apart, and those of
+    neighbouring seeds.
+
+    Args:
+        seed: int or `None`.
+        role: string. The name of a kernel, a part or a stream of noise.
+
+    Returns:
+        int in `[0, 2**31)`, or `None`.
+    """
+    if seed is None:
+        return None
+    digest = hashlib.sha256(f"{seed} {role}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
@@ -32,8 +48,9 @@ class UntiedEmbedding(keras.initializers.Initializer):
         self.seed = seed
 
     def __call__(self, shape, dtype=None):
-        stddev, by = (1.0, 0) if shape[-1] == self.dim else (self.dim**-0.5, 1)
-        normal = keras.initializers.RandomNormal(0.0, stddev, offset(self.seed, by))
+        is_table = shape[-1] == self.dim
+        stddev, role = (1.0, "table") if is_table else (self.dim**-0.5, "logits")
+        normal = keras.initializers.RandomNormal(0.0, stddev, derive(self.seed, role))
         return normal(shape, dtype)
 
     def get_config(self):

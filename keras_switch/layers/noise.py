@@ -11,7 +11,7 @@ from keras import ops
 
 
 def _constant(value):
-    return ops.convert_to_tensor(np.uint32(value), "uint32")
+    return ops.convert_to_tensor(np.uint32(value))
 
 
 def _fold(x, shift):

@@ -77,22 +77,18 @@ class RelativePositionBias(keras.layers.Layer):
         dtype=None,
         **kwargs,
     ):
-        dtype = at_least_float32(default_dtype()) if dtype is None else dtype
-        super().__init__(dtype=dtype, **kwargs)
-        checks.check_positive_integer("num_heads", num_heads)
-        checks.check_positive_integer("num_buckets", num_buckets)
-        checks.check_positive_integer("max_distance", max_distance)
-        checks.check_bool("bidirectional", bidirectional)
+        policy = default_dtype(dtype)
+        super().__init__(dtype=at_least_float32(policy) if dtype is None else policy, **kwargs)
+        self.num_heads = checks.check_positive_integer("num_heads", num_heads)
+        self.num_buckets = checks.check_positive_integer("num_buckets", num_buckets)
+        self.max_distance = checks.check_positive_integer("max_distance", max_distance)
+        self.bidirectional = checks.check_bool("bidirectional", bidirectional)
         smallest = 4 if bidirectional else 2
         if num_buckets < smallest or max_distance <= num_buckets // 2:
             raise ValueError(
                 f"`num_buckets` must be at least {smallest}, and `max_distance` more than half of "
                 f"it. Received: num_buckets={num_buckets}, max_distance={max_distance}"
             )
-        self.num_heads = num_heads
-        self.num_buckets = num_buckets
-        self.max_distance = max_distance
-        self.bidirectional = bidirectional
         self.embeddings_initializer = keras.initializers.get(
             embeddings_initializer or keras.initializers.RandomNormal(0.0, 0.02)
         )

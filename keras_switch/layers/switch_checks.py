@@ -8,25 +8,24 @@ from keras_switch.layers import router
 
 
 def check_arguments(layer):
-    """Checks the constructor's arguments, which are attributes of the layer by now."""
-    for name in ("num_experts", "intermediate_dim", "num_selected_experts", "min_capacity"):
-        checks.check_positive_integer(name, getattr(layer, name))
-    for name in ("num_groups", "expert_capacity", "output_dim"):
-        if getattr(layer, name) is not None:
-            checks.check_positive_integer(name, getattr(layer, name))
-    for name in ("capacity_factor", "eval_capacity_factor"):
-        checks.check_positive_number(name, getattr(layer, name))
-    for name in ("balance_loss_weight", "z_loss_weight"):
-        checks.check_number(name, getattr(layer, name), 0)
-    for name in ("jitter", "input_dropout", "expert_dropout"):
-        checks.check_number(name, getattr(layer, name), 0, 1)
-    for name in ("gated", "routing_metrics"):
-        checks.check_bool(name, getattr(layer, name))
+    """Checks the constructor's arguments, which are attributes of the layer by now: plain ones."""
+    integers = ["num_experts", "intermediate_dim", "num_selected_experts", "min_capacity"]
+    optional = ("num_groups", "expert_capacity", "output_dim")
+    integers += [name for name in optional if getattr(layer, name) is not None]
+    if layer.group_size not in (None, "row"):
+        integers.append("group_size")
+    checks.check_attributes(layer, checks.check_positive_integer, integers)
+    factors = ("capacity_factor", "eval_capacity_factor")
+    checks.check_attributes(layer, checks.check_positive_number, factors)
+    weights = ("balance_loss_weight", "z_loss_weight")
+    checks.check_attributes(layer, checks.check_number, weights, 0)
+    rates = ("jitter", "input_dropout", "expert_dropout")
+    checks.check_attributes(layer, checks.check_number, rates, 0, 1)
+    checks.check_attributes(layer, checks.check_bool, ("gated", "routing_metrics"))
+    layer.seed = checks.check_seed(layer.seed)
     checks.check_choice("overflow", layer.overflow, ("drop", "reroute", "dropless"))
     checks.check_choice("priority", layer.priority, ("position", "probability"))
     checks.check_choice("exploration", layer.exploration, router.EXPLORATIONS)
-    if layer.group_size not in (None, "row"):
-        checks.check_positive_integer("group_size", layer.group_size)
     _check_together(layer)
 
 
@@ -91,6 +90,11 @@ def check_call(layer, inputs, mask):
         raise ValueError(
             "`SwitchDense` needs floating point inputs. Embed or cast them first. "
             f"Received: inputs.dtype={dtype}"
+        )
+    if layer.built and inputs.shape[-1] != layer.router.kernel.shape[0]:
+        raise ValueError(
+            "The inputs must be as wide as those that the layer was built for, "
+            f"{layer.router.kernel.shape[0]}. Received: inputs.shape={tuple(inputs.shape)}"
         )
     if layer.group_size == "row" and len(inputs.shape) < 3:
         raise ValueError(

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_switch import checks
 from keras_switch.layers import activations
 from keras_switch.layers import algorithms
 from keras_switch.layers import grouping
@@ -169,15 +170,17 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         self.routing_metrics = routing_metrics
         self.seed = seed
         switch_checks.check_arguments(self)
+        router_seed = initializers.derive(self.seed, "router")
         self.router = Router(
-            num_experts,
+            self.num_experts,
             kernel_initializer=initializers.fresh(self.router_initializer)
-            or keras.initializers.RandomNormal(0.0, 0.02, seed=initializers.offset(seed, 3)),
-            seed=seed,
+            or keras.initializers.RandomNormal(0.0, 0.02, seed=router_seed),
+            seed=initializers.derive(self.seed, "router_noise"),
             dtype=at_least_float32(self.dtype_policy),
             name="router",
         )
-        self.dropout_seed = keras.random.SeedGenerator(initializers.offset(seed, 4))
+        self.dropout_seed = keras.random.SeedGenerator(initializers.derive(self.seed, "dropout"))
+        self.outputs_dtype = self.compute_dtype  # A block's is that of its stream.
         self.supports_masking = True
         self.parallelism = parallelism.active()
 
@@ -186,18 +189,18 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         dim = inputs_shape[-1]
         self.router.build((None, None, dim))
         num_experts, hidden_dim = self.num_experts, self.intermediate_dim
-        self.kernel_in = self._add_kernel("kernel_in", (num_experts, dim, hidden_dim), 0)
+        self.kernel_in = self._add_kernel("kernel_in", (num_experts, dim, hidden_dim))
         self.kernel_gate = None
         if self.gated:
-            self.kernel_gate = self._add_kernel("kernel_gate", (num_experts, dim, hidden_dim), 1)
+            self.kernel_gate = self._add_kernel("kernel_gate", (num_experts, dim, hidden_dim))
         output_dim = self.output_dim or dim
-        self.kernel_out = self._add_kernel("kernel_out", (num_experts, hidden_dim, output_dim), 2)
+        self.kernel_out = self._add_kernel("kernel_out", (num_experts, hidden_dim, output_dim))
         if self.routing_metrics:
             self._totals = routing_metrics.RoutingTotals(num_experts)
             if keras.backend.backend() == "tensorflow":
                 self._metric = routing_metrics.RoutingMetric(self.path, self._totals)
 
-    def _add_kernel(self, name, shape, number):
+    def _add_kernel(self, name, shape):
         initializer = initializers.fresh(self.kernel_initializer)
         if initializer is None:
             initializer = keras.initializers.VarianceScaling(
@@ -205,7 +208,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
                 mode="fan_in",
                 input_axes=[1],
                 output_axes=[2],
-                seed=initializers.offset(self.seed, number),
+                seed=initializers.derive(self.seed, name),
             )
         return self.parallelism.add_weight(
             self,
@@ -230,6 +233,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         return self._totals.variable
 
     def call(self, inputs, mask=None, training=None):
+        mask = checks.as_array(mask)
         switch_checks.check_call(self, inputs, mask)
         groups = self._group(inputs, mask)
         run = switching.Switching(self, training).compute
@@ -251,10 +255,11 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         Returns:
             `keras_switch.layers.Routing`, with the leading dimensions of `inputs`.
         """
-        inputs = ops.convert_to_tensor(inputs, dtype=self.compute_dtype)
+        inputs, mask = checks.as_array(inputs), checks.as_array(mask)
         if not self.built:
             self.build(inputs.shape)
         switch_checks.check_call(self, inputs, mask)
+        inputs = ops.convert_to_tensor(inputs, dtype=self.compute_dtype)
         run = switching.Switching(self, training).route
         groups = self._group(inputs, mask)
         record = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
@@ -326,9 +331,9 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         return (*inputs_shape[:-1], self.output_dim or inputs_shape[-1])
 
     def compute_output_spec(self, inputs, mask=None, training=None):
-        switch_checks.check_call(self, inputs, mask)
+        switch_checks.check_call(self, inputs, checks.as_array(mask))
         shape = self.compute_output_shape(inputs.shape)
-        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+        return keras.KerasTensor(shape, dtype=self.outputs_dtype)
 
     def get_config(self):
         config = super().get_config()

@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_switch import checks
 from keras_switch.layers import activations
 from keras_switch.layers import algorithms
 from keras_switch.layers import attention_masks
@@ -12,6 +13,7 @@ from keras_switch.layers import block_checks
 from keras_switch.layers import block_parts
 from keras_switch.layers import parallelism
 from keras_switch.layers.dtypes import default_dtype
+from keras_switch.layers.dtypes import stream_policy
 from keras_switch.layers.scopes import dropless
 
 
@@ -28,6 +30,9 @@ class SwitchTransformerBlock(keras.layers.Layer):
 
     T5's own code drops a feature at all positions of a row at once. Here, as in Hugging
     Face's T5 and KerasHub's, each position has its own dropout.
+
+    Computing in float16, the block keeps the stream, and so its outputs, in float32: in T5's
+    released models it passes 65,504, the largest float16.
 
     In a causal block, `overflow="reroute"` and `num_selected_experts=2` let later tokens
     decide whether an earlier one finds room, in training and evaluation;
@@ -76,8 +81,9 @@ class SwitchTransformerBlock(keras.layers.Layer):
         cache_update_index: int or int32 scalar tensor. Position of the first input.
         cross_attention_cache: Like `self_attention_cache`, `encoder_length` long. It is
             filled from `encoder_sequence` if that is given, and used as it is otherwise.
-            Then it, and `encoder_padding_mask`, may have fewer rows than the inputs: each
-            serves as many consecutive ones, such as the beams of one text.
+            Then it may have fewer rows than the inputs, and with it `encoder_padding_mask` and
+            `cross_attention_mask`: each row serves as many consecutive ones, such as the beams
+            of one text.
         mask: The Keras mask of `inputs`, which Keras fills in if they are the only tensor.
         inputs_mask: The Keras mask of `inputs`, which Keras fills in otherwise.
         encoder_sequence_mask: The Keras mask of `encoder_sequence`, likewise.
@@ -140,6 +146,11 @@ class SwitchTransformerBlock(keras.layers.Layer):
         self.autocast = False  # A position bias stays float32.
         self.parallelism = parallelism.active()
 
+    @property
+    def stream_dtype(self):
+        """The dtype of the outputs: the compute dtype, or float32 where that is float16."""
+        return keras.dtype_policies.get(stream_policy(self.dtype_policy)).compute_dtype
+
     def build(self, inputs_shape, encoder_sequence_shape=None):
         block_checks.check_inputs_shape(self, inputs_shape)
         with parallelism.use(self.parallelism):
@@ -181,11 +192,12 @@ class SwitchTransformerBlock(keras.layers.Layer):
         if encoder_padding_mask is None:
             encoder_padding_mask = encoder_sequence_mask
         masks = (padding_mask, attention_mask, encoder_padding_mask, cross_attention_mask)
+        padding_mask, *_ = masks = tuple(checks.as_array(x) for x in masks)
         caches = (cache, index, crossed)
         block_checks.check_call(self, inputs, encoder_sequence, position_bias, caches, masks)
         if cache is not None:
             padding_mask = attention_masks.of_inputs(padding_mask, index, ops.shape(inputs)[1])
-        x = ops.cast(inputs, self.compute_dtype)
+        x = ops.cast(inputs, self.stream_dtype)
         with contextlib.nullcontext() if cache is None else dropless():
             x, cache = self._attend_to_self(x, padding_mask, masks, position_bias, caches, training)
             if self.cross_attention:
@@ -219,10 +231,15 @@ class SwitchTransformerBlock(keras.layers.Layer):
         return x + self.residual_dropout(outputs, training=training), cache
 
     def _attend_to_encoder(self, x, encoder_sequence, masks, cache, training):
+        if encoder_sequence is not None or cache.shape[0] == x.shape[0] is not None:
+            mask = attention_masks.combine(*masks[2:])
+        else:
+            shape, num_rows = ops.shape(x), ops.shape(cache)[0]
+            mask = attention_masks.of_shared_keys(*masks[2:], shape, num_rows)
         outputs, cache = self.encoder_attention(
             self.encoder_attention_norm(x),
             encoder_sequence,
-            attention_mask=attention_masks.combine(*masks[2:]),
+            attention_mask=mask,
             cache=cache,
             cache_update_index=0,
             training=training,
@@ -246,10 +263,10 @@ class SwitchTransformerBlock(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, encoder_sequence=None, **kwargs):
         caches = tuple(kwargs.get(name) for name in block_checks.CACHES)
-        masks = tuple(kwargs.get(name) for name in block_checks.MASKS)
+        masks = tuple(checks.as_array(kwargs.get(name)) for name in block_checks.MASKS)
         bias = kwargs.get("position_bias")
         block_checks.check_call(self, inputs, encoder_sequence, bias, caches, masks)
-        outputs = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        outputs = keras.KerasTensor(inputs.shape, dtype=self.stream_dtype)
         cache, _, crossed = caches
         if cache is None:
             return outputs

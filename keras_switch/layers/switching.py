@@ -91,6 +91,7 @@ class Switching:
         else:
             args = (own_experts, x_GSD, plan, record.gates, self.parallelism, dropout)
             outputs_GSD = over_slots(*args)
+        outputs_GSD = ops.cast(outputs_GSD, layer.outputs_dtype)
         if not self.training:
             return Results(outputs_GSD, None, None, None)
         mask_GS = ops.cast(mask_GS, record.logits.dtype)

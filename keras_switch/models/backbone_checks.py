@@ -1,5 +1,7 @@
 """Checks of what a backbone is made of; the blocks check the rest."""
 
+import numpy as np
+
 from keras_switch import checks
 from keras_switch.layers import algorithms
 
@@ -10,6 +12,8 @@ SIZES = (
     "hidden_dim",
     "intermediate_dim",
     "num_decoder_layers",
+    "num_buckets",
+    "max_distance",
 )
 
 
@@ -19,10 +23,14 @@ def check_and_complete(backbone):
     Args:
         backbone: `SwitchBackbone` that holds its arguments as attributes.
     """
-    for name in SIZES:
-        checks.check_positive_integer(name, getattr(backbone, name))
-    checks.check_bool("tie_embedding_weights", backbone.tie_embedding_weights)
-    checks.check_number("dropout", backbone.dropout, 0, 1)
+    optional = [x for x in ("num_experts", "key_value_dim") if getattr(backbone, x) is not None]
+    checks.check_attributes(backbone, checks.check_positive_integer, (*SIZES, *optional))
+    flags = ("tie_embedding_weights", "gated", "expert_attention")
+    checks.check_attributes(backbone, checks.check_bool, flags)
+    checks.check_attributes(backbone, checks.check_number, ("dropout",), 0, 1)
+    checks.check_attributes(backbone, checks.check_positive_number, ("layer_norm_epsilon",))
+    backbone.seed = checks.check_seed(backbone.seed)
+    backbone.switch = {name: checks.plain(value) for name, value in backbone.switch.items()}
     if backbone.key_value_dim is None:
         if backbone.hidden_dim % backbone.num_heads:
             raise ValueError(
@@ -48,8 +56,10 @@ def _sparse_layers(backbone, name, depth):
     layers = getattr(backbone, name)
     if layers is None:
         layers = [] if backbone.num_experts is None else range(1, depth, 2)
+    if isinstance(layers, np.ndarray):
+        layers = layers.tolist()
     is_sequence = isinstance(layers, (list, tuple, range))
-    if not is_sequence or any(type(i) is not int or not 0 <= i < depth for i in layers):
+    if not is_sequence or any(not checks.is_integer(i) or not 0 <= i < depth for i in layers):
         raise ValueError(
             f"`{name}` must list numbers of blocks, from 0 to {depth - 1}, such as "
             f"range(1, {depth}, 2). Received: {name}={layers!r}"
@@ -58,4 +68,4 @@ def _sparse_layers(backbone, name, depth):
         raise ValueError(
             f"`{name}` needs `num_experts`. Received: num_experts=None, {name}={layers!r}"
         )
-    return sorted(set(layers))
+    return sorted({int(i) for i in layers})

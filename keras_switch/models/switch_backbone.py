@@ -11,8 +11,9 @@ from keras_switch.layers import algorithms
 from keras_switch.layers import attention_masks
 from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.dtypes import default_dtype
+from keras_switch.layers.dtypes import stream_policy
 from keras_switch.layers.initializers import UntiedEmbedding
-from keras_switch.layers.initializers import offset
+from keras_switch.layers.initializers import derive
 from keras_switch.models import backbone_checks
 from keras_switch.models import named_weights
 from keras_switch.models.preset_folders import PresetBackbone
@@ -137,14 +138,15 @@ class SwitchBackbone(PresetBackbone):
 
         # === Layers ===
         dtype = default_dtype(dtype)
-        if tie_embedding_weights:
-            embeddings_initializer = keras.initializers.RandomNormal(stddev=1.0, seed=seed)
+        embedding_seed = derive(self.seed, "token_embedding")
+        if self.tie_embedding_weights:
+            embeddings_initializer = keras.initializers.RandomNormal(0.0, 1.0, embedding_seed)
         else:
-            embeddings_initializer = UntiedEmbedding(hidden_dim, seed)
+            embeddings_initializer = UntiedEmbedding(self.hidden_dim, embedding_seed)
         self.token_embedding = keras.layers.ReversibleEmbedding(
-            vocabulary_size,
-            hidden_dim,
-            tie_weights=tie_embedding_weights,
+            self.vocabulary_size,
+            self.hidden_dim,
+            tie_weights=self.tie_embedding_weights,
             embeddings_initializer=embeddings_initializer,
             reverse_dtype=at_least_float32(dtype),
             dtype=dtype,
@@ -170,10 +172,9 @@ class SwitchBackbone(PresetBackbone):
     def _add_stack(self, side, dtype):
         """Makes T5's stack: dropout, blocks with one position bias, norm, dropout."""
         is_decoder = side == "decoder"
-        number = 10_000 * (1 + is_decoder)  # Far from the seeds of the other stack.
 
-        def seed(by):
-            return offset(self.seed, number + by)
+        def seed(role):
+            return derive(self.seed, f"{side}_{role}")
 
         def block(index):
             sparse = index in getattr(self, f"{side}_sparse_layers")
@@ -191,34 +192,38 @@ class SwitchBackbone(PresetBackbone):
                 relative_attention=False,
                 expert_attention=sparse and self.expert_attention,
                 kernel_initializer=self.kernel_initializer,
-                seed=seed(10 + index),
+                seed=seed(f"block_{index}"),
                 switch=self.switch if sparse else None,
                 dtype=dtype,
                 name=f"{side}_block_{index}",
             )
 
-        def dropout(name, by):
+        def dropout(name):
             return keras.layers.Dropout(
-                self.dropout, seed=seed(by), dtype=dtype, name=f"{side}_{name}"
+                self.dropout, seed=seed(name), dtype=dtype, name=f"{side}_{name}"
             )
 
         depth = self.num_decoder_layers if is_decoder else self.num_layers
         layers = {
-            "embedding_dropout": dropout("embedding_dropout", 0),
+            "embedding_dropout": dropout("embedding_dropout"),
             "position_bias": RelativePositionBias(
                 self.num_heads,
                 self.num_buckets,
                 self.max_distance,
                 bidirectional=not is_decoder,
-                embeddings_initializer=keras.initializers.RandomNormal(0.0, 0.02, seed(1)),
+                embeddings_initializer=keras.initializers.RandomNormal(
+                    0.0, 0.02, seed("position_bias")
+                ),
                 dtype=at_least_float32(dtype),
                 name=f"{side}_position_bias",
             ),
             "blocks": [block(index) for index in range(depth)],
             "norm": keras.layers.RMSNormalization(
-                epsilon=self.layer_norm_epsilon, dtype=dtype, name=f"{side}_norm"
+                epsilon=self.layer_norm_epsilon,
+                dtype=stream_policy(dtype),
+                name=f"{side}_norm",
             ),
-            "dropout": dropout("dropout", 2),
+            "dropout": dropout("dropout"),
         }
         for name, layer in layers.items():
             setattr(self, f"{side}_{name}", layer)

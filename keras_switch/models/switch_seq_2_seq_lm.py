@@ -61,10 +61,9 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
 
     def __init__(self, backbone, preprocessor=None, z_loss_weight=1e-4, **kwargs):
         checks.check_keywords(kwargs, preset_folders.TASK_KEYWORDS)
-        checks.check_number("z_loss_weight", z_loss_weight, 0)
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.z_loss_weight = z_loss_weight
+        self.z_loss_weight = checks.check_number("z_loss_weight", z_loss_weight, 0)
         self.parallelism = parallelism.active()
         self._z_loss = losses.LogitsZLoss()
         outputs = backbone.logits(backbone(backbone.input)["decoder_sequence_output"])

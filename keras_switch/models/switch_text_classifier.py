@@ -44,9 +44,9 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
         checks.check_keywords(kwargs, preset_folders.TASK_KEYWORDS)
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.num_classes = num_classes
+        self.num_classes = checks.check_positive_integer("num_classes", num_classes)
         self.activation = keras.activations.get(activation)
-        self.dropout = dropout
+        self.dropout = checks.check_number("dropout", dropout, 0, 1)
         self.output_dropout = keras.layers.Dropout(
             dropout, dtype=backbone.dtype_policy, name="output_dropout"
         )

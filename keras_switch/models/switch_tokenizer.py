@@ -5,6 +5,7 @@ import keras_hub
 import numpy as np
 from sentencepiece import sentencepiece_model_pb2
 
+from keras_switch import checks
 from keras_switch.backend import sentinels
 from keras_switch.backend import texts
 from keras_switch.models.preset_folders import PresetTexts
@@ -54,12 +55,7 @@ class SwitchTokenizer(PresetTexts, keras_hub.tokenizers.T5Tokenizer):
     backbone_cls = SwitchBackbone
 
     def __init__(self, proto=None, num_sentinels=100, **kwargs):
-        if not isinstance(num_sentinels, int) or num_sentinels < 0:
-            raise ValueError(
-                "`num_sentinels` must be an integer of at least 0. Received: "
-                f"num_sentinels={num_sentinels}"
-            )
-        self.num_sentinels = num_sentinels
+        self.num_sentinels = checks.check_integer("num_sentinels", num_sentinels, 0)
         super().__init__(proto, **kwargs)
         if self.sequence_length is not None or "int" not in self.compute_dtype:
             raise ValueError(

@@ -8,6 +8,7 @@ import typing
 
 import keras
 
+from keras_switch import checks
 from keras_switch.tpu.precision import highest_float32
 
 _found = None
@@ -52,8 +53,8 @@ def connect(cores=None, tpu=None):
     8
     """
     global _found
-    if cores is not None and (not isinstance(cores, int) or isinstance(cores, bool) or cores < 1):
-        raise ValueError(f"`cores` must be a positive integer. Received: cores={cores!r}")
+    if cores is not None:
+        cores = checks.check_positive_integer("cores", cores)
     highest_float32()
     find = _find_tensorflow if keras.config.backend() == "tensorflow" else _find_jax
     _found = find(cores or 8, tpu)

@@ -83,15 +83,21 @@ class Adafactor(keras.optimizers.Optimizer):
         epsilon_2=1e-3,
         **kwargs,
     ):
-        checks.check_positive_number("decay_exponent", decay_exponent)
+        decay_exponent = checks.check_positive_number("decay_exponent", decay_exponent)
         if beta_1 is not None:
-            checks.check_number("beta_1", beta_1, 0, 1)
+            beta_1 = checks.check_number("beta_1", beta_1, 0, 1)
         if clipping_threshold is not None:
-            checks.check_positive_number("clipping_threshold", clipping_threshold)
-        checks.check_bool("multiply_by_parameter_scale", multiply_by_parameter_scale)
-        checks.check_positive_integer("min_dim_size_to_factor", min_dim_size_to_factor)
-        checks.check_positive_number("epsilon_1", epsilon_1)
-        checks.check_number("epsilon_2", epsilon_2, 0)
+            clipping_threshold = checks.check_positive_number(
+                "clipping_threshold", clipping_threshold
+            )
+        multiply_by_parameter_scale = checks.check_bool(
+            "multiply_by_parameter_scale", multiply_by_parameter_scale
+        )
+        min_dim_size_to_factor = checks.check_positive_integer(
+            "min_dim_size_to_factor", min_dim_size_to_factor
+        )
+        epsilon_1 = checks.check_positive_number("epsilon_1", epsilon_1)
+        epsilon_2 = checks.check_number("epsilon_2", epsilon_2, 0)
         super().__init__(RelativeStep() if learning_rate is None else learning_rate, **kwargs)
         self.decay_exponent = decay_exponent
         self.beta_1 = beta_1

@@ -7,6 +7,7 @@ import time
 import keras
 import numpy as np
 
+from keras_switch import checks
 from keras_switch.layers import SwitchDense
 from keras_switch.layers.routing_metrics import SCALARS
 from keras_switch.training.checkpoint import check_steps
@@ -61,9 +62,7 @@ class LoadRecorder(keras.callbacks.Callback):
 
     def __init__(self, every=20):
         super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be a positive integer. Received: every={every}")
-        self.every = every
+        self.every = checks.check_positive_integer("every", every)
         self.windows = {}
         self._steps = 0
         self._open = {}

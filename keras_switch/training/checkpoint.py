@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_switch import atomic
+from keras_switch import checks
 from keras_switch.training import checkpoint_sums
 
 MODEL_NAME, STATE_NAME = "model.keras", "state.json"
@@ -82,15 +83,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, directory, every="epoch", keep=3, state=None, parts=None):
         super().__init__()
-        if every != "epoch" and (not isinstance(every, int) or every < 1):
+        if every != "epoch" and (not checks.is_integer(every) or every < 1):
             raise ValueError(
                 f'`every` must be "epoch" or a positive integer. Received: every={every!r}'
             )
-        if not isinstance(keep, int) or keep < 1:
-            raise ValueError(f"`keep` must be a positive integer. Received: keep={keep}")
         self.directory = pathlib.Path(directory)
-        self.every = every
-        self.keep = keep
+        self.every = checks.plain(every)
+        self.keep = checks.check_positive_integer("keep", keep)
         self.state = state or TrainingState()
         self.parts = parts or {}
         self._steps_before = 0

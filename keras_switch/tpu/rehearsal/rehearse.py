@@ -83,7 +83,7 @@ def rehearse(
     _check_installed()
     if batch_size is None:
         batch_size = 8 * topology.num_cores
-    checks.check_positive_integer("batch_size", batch_size)
+    batch_size = checks.check_positive_integer("batch_size", batch_size)
     progress.teller(verbose)("building the model, without its numbers")
     request = {
         **_serialized(model, input_shape, optimizer, loss),
