@@ -32,6 +32,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/convert_test.py \
 	tests/dtypes_test.py \
 	tests/expert_choice_test.py \
+	tests/fit_logs_test.py \
 	tests/float16_test.py \
 	tests/generate_test.py \
 	tests/grouped_matmul_test.py \

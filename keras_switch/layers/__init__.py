@@ -17,11 +17,17 @@ Read in this order:
 - `scopes.py`: `dropless()`. The rest serves these: checks, grouping, noise, metrics, dtypes.
 """
 
+import keras
+
+from keras_switch.layers import fit_logs
 from keras_switch.layers.relative_position_bias import RelativePositionBias
 from keras_switch.layers.routing import Routing
 from keras_switch.layers.scopes import dropless
 from keras_switch.layers.switch_dense import SwitchDense
 from keras_switch.layers.switch_transformer_block import SwitchTransformerBlock
+
+if keras.backend.backend() == "tensorflow":
+    fit_logs.show_in_every_fit()
 
 __all__ = [
     "RelativePositionBias",

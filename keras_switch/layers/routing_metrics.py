@@ -80,36 +80,3 @@ class RoutingTotals:
         means = totals[1:] / ops.maximum(ops.abs(totals[0]), 1.0)
         metrics = {name: means[index] for index, name in enumerate(SCALARS)}
         return {**metrics, "load": means[len(SCALARS) :]}
-
-
-class RoutingMetric(keras.metrics.Metric):
-    """Shows a layer's routing metrics in the logs of `fit` on the TensorFlow backend.
-
-    It has no state of its own: the layer adds to its totals as it is called in training.
-
-    Args:
-        path: string. What the names in the logs start with.
-        totals: `RoutingTotals`.
-
-    Attributes:
-        shows: bool. Whether the layer was last called, or traced, in training: an
-            evaluation shows none.
-    """
-
-    def __init__(self, path, totals):
-        super().__init__()
-        self._names = {name: f"{path}/{name}" for name in SCALARS}
-        self._totals = totals
-        self.shows = False
-
-    def update_state(self, *args, **kwargs):
-        """Does nothing: the layer's call adds to the totals."""
-
-    def reset_state(self):
-        self._totals.reset()
-
-    def result(self):
-        if not self.shows:
-            return {}
-        averages = self._totals.averages()
-        return {shown: averages[name] for name, shown in self._names.items()}

@@ -197,8 +197,6 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         self.kernel_out = self._add_kernel("kernel_out", (num_experts, hidden_dim, output_dim))
         if self.routing_metrics:
             self._totals = routing_metrics.RoutingTotals(num_experts)
-            if keras.backend.backend() == "tensorflow":
-                self._metric = routing_metrics.RoutingMetric(self.path, self._totals)
 
     def _add_kernel(self, name, shape):
         initializer = initializers.fresh(self.kernel_initializer)
@@ -240,8 +238,6 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         results = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
         if training:
             self._add_losses_and_metrics(results)
-        if self.routing_metrics and keras.backend.backend() == "tensorflow":
-            self._metric.shows = bool(training)
         return grouping.ungroup(results.outputs, ops.shape(inputs)[:-1])
 
     def route(self, inputs, mask=None, training=None):

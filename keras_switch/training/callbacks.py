@@ -8,9 +8,13 @@ import keras
 import numpy as np
 
 from keras_switch import checks
-from keras_switch.layers import SwitchDense
+from keras_switch.layers import fit_logs
 from keras_switch.layers.routing_metrics import SCALARS
 from keras_switch.training.checkpoint import check_steps
+from keras_switch.training.checkpoint import finished_steps
+
+# Seconds between two looks of the progress bar at the routers.
+READ_EVERY = 1.0
 
 
 class RoutingMetrics(keras.callbacks.Callback):
@@ -31,21 +35,18 @@ class RoutingMetrics(keras.callbacks.Callback):
     """
 
     def on_epoch_begin(self, epoch, logs=None):
-        for layer in switch_layers(self.model):
-            layer.reset_routing_metrics()
+        fit_logs.start_epoch(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        for layer in switch_layers(self.model):
-            metrics = layer.get_routing_metrics()
-            for name in SCALARS:
-                logs.setdefault(f"{layer.path}/{name}", metrics[name])
+        logs.update(fit_logs.of_epoch(self.model))
 
 
 class LoadRecorder(keras.callbacks.Callback):
     """Records the share of the tokens that each expert gets, over windows of steps.
 
     Args:
-        every: int. Steps in a window.
+        every: int. Steps in a window. Where a model runs several steps per execution, a window
+            ends with the execution of its last step.
 
     Attributes:
         windows: Dictionary by layer path of lists of arrays of shape `(E,)`.
@@ -65,16 +66,20 @@ class LoadRecorder(keras.callbacks.Callback):
         self.every = checks.check_positive_integer("every", every)
         self.windows = {}
         self._steps = 0
+        self._epoch_steps = 0
         self._open = {}
         self._seen = {}
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
+            self._epoch_steps = 0
             self._seen = self._loads(before_a_step=True)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._steps += 1
-        if self._steps % self.every == 0:
+        before, done = self._steps, finished_steps(batch, self.params["steps"])
+        self._steps += done - self._epoch_steps
+        self._epoch_steps = done
+        if self._steps // self.every > before // self.every:
             self._read()
             for path, load in self._open.items():
                 self.windows.setdefault(path, []).append((load / load.sum()).tolist())
@@ -95,7 +100,7 @@ class LoadRecorder(keras.callbacks.Callback):
     def _loads(self, before_a_step=False):
         """Sums of the loads by layer path. After a reset the next step starts from zero."""
         loads = {}
-        for layer in switch_layers(self.model):
+        for layer in fit_logs.switch_layers(self.model):
             totals = keras.ops.convert_to_numpy(layer.routing_totals).astype("float64")
             starts_anew = before_a_step and totals[0] < 0
             loads[layer.path] = totals[1 + len(SCALARS) :] * (not starts_anew)
@@ -124,16 +129,25 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         self.tokens_per_batch = tokens_per_batch
         self.tokens_per_second = 0.0
         self._start = None
+        self._routing, self._routing_read = {}, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self._start = (time.perf_counter(), 0)
+        self._routing = {}
 
     def on_train_batch_end(self, batch, logs=None):
-        now = time.perf_counter()
-        # The first batch of an epoch may trace or wait for the data.
-        if batch == 0 or self._start is None:
-            self._start = (now, batch)
-        elif batch > self._start[1]:
-            steps = batch - self._start[1]
-            self.tokens_per_second = steps * self.tokens_per_batch / (now - self._start[0])
-        super().on_train_batch_end(batch, self._brief(logs))
+        now, done = time.perf_counter(), finished_steps(batch, self.target)
+        start, steps_before = self._start
+        # The first execution of an epoch may trace or wait for the data: it counts only if alone.
+        if steps_before or done == self.target:
+            tokens = (done - steps_before) * self.tokens_per_batch
+            self.tokens_per_second = tokens / (now - start)
+        else:
+            self._start = (now, done)
+        if self.verbose == 1 and now - self._routing_read > READ_EVERY:
+            self._routing, self._routing_read = fit_logs.of_epoch(self.model), now
+        super().on_train_batch_end(batch, self._brief({**self._routing, **(logs or {})}))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
@@ -183,7 +197,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
         check_steps(self)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._pressed and batch + 1 != self.params["steps"]:
+        if self._pressed and finished_steps(batch, self.params["steps"]) != self.params["steps"]:
             self._stop()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -203,9 +217,3 @@ class StopOnInterrupt(keras.callbacks.Callback):
     def _stop(self):
         self.checkpoint.save()
         raise KeyboardInterrupt
-
-
-def switch_layers(model):
-    """Every built `SwitchDense` of a model that keeps routing metrics, however deep."""
-    layers = model._flatten_layers(include_self=False, recursive=True)
-    return [x for x in layers if isinstance(x, SwitchDense) and x.built and x.routing_metrics]
