@@ -4,6 +4,7 @@ import pathlib
 import signal
 import tempfile
 import unittest
+from unittest import mock
 
 import keras
 import numpy as np
@@ -16,19 +17,19 @@ from keras_switch.training import callbacks
 STEPS = 5
 
 
-def make_model():
+def make_model(**kwargs):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 8))
     x = inputs + SwitchDense(4, 16, seed=5, dtype="float32", name="switch")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
-    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.compile(keras.optimizers.SGD(0.1), "mse", **kwargs)
     return model
 
 
-def fit(*given, validation=False, epochs=2, verbose=0):
+def fit(*given, validation=False, epochs=2, verbose=0, steps=STEPS, **kwargs):
     """Trains a few steps; returns the model and its history."""
-    model = make_model()
-    x = np.random.default_rng(0).normal(size=(STEPS * 2, 4, 8)).astype("float32")
+    model = make_model(**kwargs)
+    x = np.random.default_rng(0).normal(size=(steps * 2, 4, 8)).astype("float32")
     # Held-out tokens that all go elsewhere.
     held_out = (np.ones((6, 4, 8), "float32"), np.ones((6, 4, 1), "float32"))
     history = model.fit(
@@ -104,6 +105,20 @@ class LoadRecorderTest(unittest.TestCase):
         self.assertEqual(len(recorders[0].windows["switch"]), 5)
         self.assertEqual(recorders[0].windows, recorders[1].windows)
 
+    def test_windows_of_executions_of_several_steps(self):
+        alone, together = training.LoadRecorder(every=4), training.LoadRecorder(every=4)
+        fit(alone, epochs=2, steps=8)
+        fit(together, epochs=2, steps=8, steps_per_execution=4)
+        (expected,), (windows,) = alone.windows.values(), together.windows.values()
+        self.assertEqual(len(windows), 4)
+        np.testing.assert_allclose(windows, expected, atol=1e-6)
+
+    def test_an_execution_ends_with_its_epoch(self):
+        recorder = training.LoadRecorder(every=5)
+        fit(recorder, epochs=4, steps=5, steps_per_execution=3)
+        self.assertEqual(recorder.get_state()["steps"], 20)
+        self.assertEqual(len(recorder.windows["switch"]), 4)
+
     def test_bad_arguments_are_explained(self):
         with self.assertRaisesRegex(ValueError, "`every` must be a positive integer"):
             training.LoadRecorder(0)
@@ -122,6 +137,16 @@ class ProgressBarTest(unittest.TestCase):
         self.assertNotIn("tokens/s: 0.0", output.getvalue())
         self.assertGreater(history["tokens_per_second"][0], 0)
 
+    def test_speed_counts_each_step_of_an_execution_and_no_pause(self):
+        for steps_per_execution, expected in ((1, 4), (2, 3), (5, 5), (10, 5)):
+            bar = training.ProgressBar(tokens_per_batch=8)
+            clock = iter(range(1000))
+            with mock.patch("time.perf_counter", lambda clock=clock: 10.0 * next(clock)):
+                _, history = fit(bar, steps_per_execution=steps_per_execution)
+            executions = -(-STEPS // steps_per_execution)
+            seconds = 10.0 * max(executions - 1, 1)
+            self.assertEqual(history["tokens_per_second"], [expected * 8 / seconds] * 2)
+
 
 class StopOnInterruptTest(unittest.TestCase):
     def setUp(self):
@@ -133,7 +158,7 @@ class StopOnInterruptTest(unittest.TestCase):
         self.addCleanup(signal.signal, signal.SIGINT, before)
         self.handler = signal.default_int_handler
 
-    def interrupt(self, after, times=1):
+    def interrupt(self, after, times=1, **kwargs):
         """Presses Ctrl-C in a step; returns the state that is saved."""
 
         def press(batch, logs):
@@ -146,7 +171,7 @@ class StopOnInterruptTest(unittest.TestCase):
         with contextlib.redirect_stdout(io.StringIO()):
             with self.assertRaises(KeyboardInterrupt):
                 with callbacks.StopOnInterrupt(checkpoint) as stop:
-                    fit(checkpoint, stop, presser)
+                    fit(checkpoint, stop, presser, **kwargs)
         self.assertIs(signal.getsignal(signal.SIGINT), self.handler)
         return checkpoint.state
 
@@ -161,6 +186,11 @@ class StopOnInterruptTest(unittest.TestCase):
 
     def test_the_last_step_of_an_epoch_waits_for_its_end(self):
         self.interrupt(after=STEPS - 1)
+        state = self.saved()
+        self.assertEqual((state.step, state.epoch, state.epoch_step), (STEPS, 1, 0))
+
+    def test_the_last_execution_of_an_epoch_waits_for_its_end(self):
+        self.interrupt(after=4, steps_per_execution=4)
         state = self.saved()
         self.assertEqual((state.step, state.epoch, state.epoch_step), (STEPS, 1, 0))
 

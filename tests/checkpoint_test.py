@@ -87,9 +87,9 @@ def run(directory, every="epoch", fatal_step=0, moment="training"):
     return result.returncode, result.stdout.splitlines()
 
 
-def small_model():
+def small_model(**kwargs):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", **kwargs)
     return model
 
 
@@ -238,6 +238,20 @@ class CheckpointTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "not one of this model.*seed_generator"):
             training.restore(other, path)
 
+    def test_executions_of_several_steps_end_with_their_epoch(self):
+        saved = []
+
+        class Watched(training.Checkpoint):
+            def save(self):
+                saved.append((self.state.step, self.state.epoch, self.state.epoch_step))
+                return super().save()
+
+        x, y = np.ones((10, 3)), np.ones((10, 2))
+        model = small_model(steps_per_execution=2)
+        callbacks = [Watched(self.directory, every=3)]
+        model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=callbacks)
+        self.assertEqual(saved, [(4, 0, 4), (7, 1, 2), (9, 1, 4), (10, 2, 0)])
+
     def test_steps_need_an_epoch_of_known_length(self):
         data = tf.data.Dataset.from_tensors((np.ones((2, 3)), np.ones((2, 2)))).repeat(5)
         data = data.filter(lambda x, y: True)
@@ -247,6 +261,10 @@ class CheckpointTest(unittest.TestCase):
             name = type(callback).__name__
             with self.assertRaisesRegex(ValueError, f"`{name}` saves in the middle.*`steps_per_"):
                 small_model().fit(data, callbacks=[callback], verbose=0)
+        with self.assertRaisesRegex(ValueError, "`Checkpoint` saves .*counts the steps of exec"):
+            small_model(steps_per_execution=2).fit(
+                data, callbacks=[training.Checkpoint(self.directory)], verbose=0
+            )
         small_model().fit(data, callbacks=[training.Checkpoint(self.directory)], verbose=0)
         self.assertEqual(checkpoint_module.read_state(training.latest(self.directory)).step, 5)
 

@@ -63,8 +63,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Raises:
         ValueError: If `every` or `keep` is not as described. In `fit`, if the directory
-            holds checkpoints beyond the state, or if `every` is a number and the length
-            of an epoch is not known.
+            holds checkpoints beyond the state, or if the length of an epoch is not known, and
+            `every` is a number or the model runs several steps per execution.
 
     Example:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -101,7 +101,7 @@ class Checkpoint(keras.callbacks.Callback):
                 part.set_state(self.state.parts[name])
 
     def on_train_begin(self, logs=None):
-        if self.every != "epoch":
+        if self.every != "epoch" or self.model.steps_per_execution > 1:
             check_steps(self)
         self.directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.directory)
@@ -129,14 +129,14 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._late_metrics:
             self._add_late_metrics()
-        epoch_step = self._steps_before + batch + 1
+        epoch_step = self._steps_before + finished_steps(batch, self.params["steps"])
         before = self.state.step
         self.state.step += epoch_step - self.state.epoch_step
         self.state.epoch_step = epoch_step
         if self.every != "epoch" and self.state.step // self.every > before // self.every:
             self._due = True
         # What falls on the last step of an epoch waits for its validation and its logs.
-        if self._due and batch + 1 != self.params["steps"]:
+        if self._due and finished_steps(batch, self.params["steps"]) != self.params["steps"]:
             self.save()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -236,9 +236,19 @@ def check_steps(callback):
     """Requires an epoch of known length, whose end can be told from its middle."""
     if callback.params.get("steps") is None:
         raise ValueError(
-            f"`{type(callback).__name__}` saves in the middle of epochs, and needs to know where "
-            "they end: give `steps_per_epoch` to `fit`. Received: steps_per_epoch=None"
+            f"`{type(callback).__name__}` saves in the middle of epochs, or counts the steps of "
+            "executions, and needs to know where epochs end: give `steps_per_epoch` to `fit`. "
+            "Received: steps_per_epoch=None"
         )
+
+
+def finished_steps(batch, steps):
+    """Steps of an epoch of `steps`, or `None`, that are done at the end of a batch.
+
+    Of the last execution of an epoch Keras counts `steps_per_execution` steps, also those beyond
+    the epoch's end.
+    """
+    return batch + 1 if steps is None else min(batch + 1, steps)
 
 
 def _unsaved(model):
