@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_switch.layers import quantized
 from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.initializers import derive
 from keras_switch.layers.switch_dense import SwitchDense
@@ -75,7 +76,7 @@ class Attention(keras.layers.Layer):
             width,
             use_bias=False,
             kernel_initializer=keras.initializers.RandomNormal(0.0, stddev, seed=seed),
-            dtype=self.dtype_policy,
+            dtype=quantized.part_policy(self.dtype_policy, f"{self.path}/{name}"),
             name=name,
         )
         layer.build((None, None, dim))

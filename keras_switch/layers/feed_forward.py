@@ -3,6 +3,7 @@
 import keras
 
 from keras_switch.layers import activations
+from keras_switch.layers import quantized
 from keras_switch.layers.dtypes import stream_policy
 from keras_switch.layers.initializers import derive
 from keras_switch.layers.initializers import fresh
@@ -48,14 +49,15 @@ class FeedForward(keras.layers.Layer):
             name="dropout",
         )
 
-    def _dense(self, name, dim, width, dtype):
+    def _dense(self, name, dim, width, is_stream=False):
+        dtype = quantized.part_policy(self.dtype_policy, f"{self.path}/{name}")
         seed = derive(self.seed, f"feed_forward/{name}")
         default = keras.initializers.RandomNormal(0.0, dim**-0.5, seed=seed)
         layer = keras.layers.Dense(
             width,
             use_bias=False,
             kernel_initializer=fresh(self.kernel_initializer) or default,
-            dtype=dtype,
+            dtype=stream_policy(dtype) if is_stream else dtype,
             name=name,
         )
         layer.build((None, dim))
@@ -63,11 +65,10 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, inputs_shape):
         dim, hidden_dim = inputs_shape[-1], self.intermediate_dim
-        self.input_dense = self._dense("input", dim, hidden_dim, self.dtype_policy)
+        self.input_dense = self._dense("input", dim, hidden_dim)
         if self.gated:
-            self.gate_dense = self._dense("gate", dim, hidden_dim, self.dtype_policy)
-        stream = stream_policy(self.dtype_policy)
-        self.output_dense = self._dense("output", hidden_dim, dim, stream)
+            self.gate_dense = self._dense("gate", dim, hidden_dim)
+        self.output_dense = self._dense("output", hidden_dim, dim, is_stream=True)
 
     def call(self, inputs, training=None):
         hidden = self.input_dense(inputs)

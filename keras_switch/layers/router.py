@@ -32,6 +32,13 @@ class Router(keras.layers.Layer):
             autocast=False,
         )
 
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Tells `keras.Model.quantize`, which shows it as a warning, what it passes over."""
+        raise NotImplementedError(
+            f"`quantize` leaves the experts and the router of `{self.path.rpartition('/')[0]}` as "
+            f"they are: a `SwitchDense` computes in floating point only. Received: mode={mode!r}"
+        )
+
 
 def scores(x_GSD, kernel_DE, exploration, size, seed, groups_G):
     """Linear scores of the experts, in the dtype of the kernel, with noise.

@@ -12,6 +12,7 @@ from keras_switch.layers import attention_masks
 from keras_switch.layers import block_checks
 from keras_switch.layers import block_parts
 from keras_switch.layers import parallelism
+from keras_switch.layers import quantized
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.dtypes import stream_policy
 from keras_switch.layers.scopes import dropless
@@ -275,6 +276,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
+        config["dtype"] = keras.dtype_policies.serialize(quantized.policy_of(self))
         names = (
             "num_heads intermediate_dim num_experts key_value_dim causal cross_attention "
             "dropout gated layer_norm_epsilon relative_attention num_buckets max_distance "

@@ -5,11 +5,13 @@ import json
 import math
 import pathlib
 
+import keras
 import keras_hub
 import ml_dtypes  # noqa: F401 (gives numpy its bfloat16)
 import numpy as np
 
 from keras_switch import atomic
+from keras_switch.layers import quantized
 from keras_switch.models import presets
 
 # What the constructor of a KerasHub task takes by keyword only, without naming it.
@@ -47,9 +49,15 @@ class PresetBackbone(keras_hub.models.Backbone):
             return cls(**{**presets.preset(preset), **kwargs})
         presets.check_address(preset)
         path = pathlib.Path(preset, "config.json")
-        if kwargs.get("dtype") is None and path.is_file():  # KerasHub would drop a saved policy.
-            kwargs["dtype"] = json.loads(path.read_text()).get("config", {}).get("dtype")
+        if path.is_file():  # KerasHub would drop a saved policy.
+            saved = json.loads(path.read_text()).get("config", {}).get("dtype")
+            kwargs["dtype"] = _dtype(saved, kwargs.get("dtype"))
         return super().from_preset(preset, load_weights=load_weights, **kwargs)
+
+    def get_config(self):
+        # KerasHub's own forgets which dtype its quantized layers had before.
+        policy = keras.dtype_policies.serialize(quantized.policy_of(self))
+        return {"name": self.name, "trainable": self.trainable, "dtype": policy}
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Writes the folder that `from_preset` reads.
@@ -110,7 +118,7 @@ def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwarg
     is_name = preset in presets.PRESETS
     names = {*inspect.signature(cls.__init__).parameters, *TASK_KEYWORDS}
     own = {name: kwargs.pop(name) for name in names.intersection(kwargs)}
-    if is_name or kwargs.keys() - {"dtype"}:  # KerasHub gives a folder's backbone a dtype only.
+    if is_name or kwargs:  # KerasHub knows a dtype only, and loses what is quantized for it.
         kwargs = {"backbone": cls.backbone_cls.from_preset(preset, load_weights, **kwargs)}
     has_one = not is_name and _has_preprocessor(pathlib.Path(preset))
     if preprocessor == "auto" and has_one:
@@ -121,6 +129,17 @@ def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwarg
     task = load(preset, load_weights=load_weights, preprocessor=None, **kwargs, **own)
     task.preprocessor = preprocessor
     return task
+
+
+def _dtype(saved, dtype):
+    """The dtype to load with. Layers that are quantized stay so."""
+    if dtype is None or not saved or saved["class_name"] != "DTypePolicyMap":
+        return saved if dtype is None else dtype
+    name = keras.dtype_policies.get(dtype).name
+    saved["config"]["default_policy"] = name
+    for policy in saved["config"]["policy_map"].values():
+        policy["config"]["source_name"] = name
+    return saved
 
 
 def _has_preprocessor(folder):

@@ -9,6 +9,7 @@ from keras_switch.layers import SwitchTransformerBlock
 from keras_switch.layers import activations
 from keras_switch.layers import algorithms
 from keras_switch.layers import attention_masks
+from keras_switch.layers import quantized
 from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.dtypes import stream_policy
@@ -149,7 +150,7 @@ class SwitchBackbone(PresetBackbone):
             tie_weights=self.tie_embedding_weights,
             embeddings_initializer=embeddings_initializer,
             reverse_dtype=at_least_float32(dtype),
-            dtype=dtype,
+            dtype=quantized.part_policy(dtype, "token_embedding"),
             name="token_embedding",
         )
         for side in SIDES:

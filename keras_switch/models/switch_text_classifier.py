@@ -50,7 +50,7 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
         self.output_dropout = keras.layers.Dropout(
             dropout, dtype=backbone.dtype_policy, name="output_dropout"
         )
-        self.output_dense = keras.layers.Dense(
+        self.output_dense = Float32Dense(
             num_classes,
             activation=activation,
             dtype=at_least_float32(backbone.dtype_policy),
@@ -87,3 +87,14 @@ class SwitchTextClassifier(keras_hub.models.TextClassifier):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_switch")
+class Float32Dense(keras.layers.Dense):
+    """The layer of the classes: the task's config keeps no dtype of it."""
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        raise NotImplementedError(
+            f"`quantize` leaves the classifier's layer `{self.path}` as it is, in float32. "
+            f"Received: mode={mode!r}"
+        )

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_switch import checks
+from keras_switch.layers import quantized
 
 # A new router's logits have about this deviation: experts are chosen, and all probabilities even.
 LOGITS_DEVIATION = 2e-3
@@ -159,7 +160,9 @@ def _backbone_of(model):
             "`model` must be a `SwitchBackbone` or a `SwitchSeq2SeqLM`. Of another task take "
             f"`model.backbone`. Received: model={model!r}"
         )
-    return getattr(model, "backbone", model)
+    backbone = getattr(model, "backbone", model)
+    quantized.check_not_quantized(backbone)
+    return backbone
 
 
 def _like(backbone, **changes):

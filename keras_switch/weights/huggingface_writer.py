@@ -9,6 +9,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_switch.layers import quantized
 from keras_switch.weights import huggingface_config
 from keras_switch.weights import huggingface_names
 from keras_switch.weights.source import Entry
@@ -43,6 +44,7 @@ def check_huggingface(backbone, preprocessor):
         ValueError: If Hugging Face's classes cannot hold the model.
     """
     huggingface_config.to_config(backbone)
+    quantized.check_not_quantized(backbone)
     _spiece(preprocessor)
 
 

@@ -5,6 +5,7 @@ import os
 from keras import ops
 
 from keras_switch import models
+from keras_switch.layers import quantized
 from keras_switch.layers import scopes
 from keras_switch.weights import huggingface_tokenizer
 from keras_switch.weights import source as sources
@@ -55,7 +56,8 @@ def _check_size(path, check):
         model = models.SwitchSeq2SeqLM.from_preset(str(path), load_weights=False, compile=False)
     number = model.backbone.count_params()
     size = sum(file.stat().st_size for file in path.glob("*.weights.h5"))
-    if size < 2 * number:
+    # Two bytes a weight are float16, half a byte is int4.
+    if size < (number / 2 if quantized.quantized_parts(model) else 2 * number):
         raise ValueError(
             "A KerasHub folder's files must hold its weights. Received: "
             f"input={str(path)!r}, {number} weights in {size} bytes"
