@@ -1,4 +1,5 @@
 import unittest
+import warnings
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from block_helpers import set_random_weights
 from block_helpers import tokens
 from keras import ops
 
+from keras_switch.layers import SwitchDense
 from keras_switch.layers.attention import Attention
 from keras_switch.layers.attention_masks import causal_mask
 from keras_switch.layers.attention_masks import combine
@@ -166,6 +168,22 @@ class InitializationTest(parameterized.TestCase):
         layer = FeedForward(8, kernel_initializer=constant, dtype="float32")
         layer.build((None, 8))
         np.testing.assert_array_equal(layer.output_dense.kernel, np.full((8, 8), 2.0))
+
+
+class SingleKeyTest(parameterized.TestCase):
+    def test_warns_of_nothing(self):
+        layer = make()
+        x = tokens(2, 1, 8)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*softmax.*")
+            outputs, _ = layer(x, x)
+            values = numpy(layer.value(x))
+            np.testing.assert_allclose(numpy(outputs), numpy(layer.output_dense(values)), atol=1e-6)
+
+    def test_one_expert_warns_of_nothing(self):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*softmax.*")
+            SwitchDense(1, 4)(tokens(2, 3, 8), training=True)
 
 
 class PrecisionTest(parameterized.TestCase):

@@ -1,6 +1,7 @@
 import pathlib
 import tempfile
 import unittest
+import warnings
 
 import keras
 import keras_hub
@@ -58,6 +59,13 @@ class PreprocessorTest(unittest.TestCase):
 
 
 class SwitchTextClassifierTest(unittest.TestCase):
+    def test_warns_of_no_softmax_and_of_no_missing_gradient(self):
+        model = SwitchTextClassifier(backbone(), 2, preprocessor=preprocessor())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*softmax|.*Gradients do not exist")
+            model.fit(TEXTS, LABELS, verbose=0)
+            model.predict(TEXTS, verbose=0)
+
     def test_learns_from_texts(self):
         model = SwitchTextClassifier(backbone(), 2, preprocessor())
         model.compile(keras.optimizers.Adam(0.01), jit_compile=JIT)

@@ -138,12 +138,19 @@ class Attention(keras.layers.Layer):
             logits = logits + ops.cast(bias, logits.dtype)
         if attention_mask is not None:
             logits = ops.where(attention_mask, logits, -1e9)
-        weights = ops.cast(ops.softmax(logits, axis=-1), v.dtype)
+        weights = ops.cast(_softmax(logits), v.dtype)
         weights = self.dropout_layer(weights, training=training)
         outputs = _average(weights, v)
         shape = ops.shape(queries)
         outputs = ops.reshape(outputs, (*shape[:2], self.num_heads * self.key_value_dim))
         return self.output_dense(outputs), cache
+
+
+def _softmax(logits):
+    # Of a single key Keras warns, as if it were a mistake. Ones, with a gradient of zeros:
+    if logits.shape[-1] == 1:
+        return logits - logits + 1.0
+    return ops.softmax(logits, axis=-1)
 
 
 # A single query, as in decoding, multiplies and sums: XLA makes one pass of it, where for a matrix
