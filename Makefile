@@ -29,6 +29,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
 	tests/checks_test.py \
+	tests/clone_test.py \
 	tests/convert_test.py \
 	tests/dtypes_test.py \
 	tests/expert_choice_test.py \
@@ -50,6 +51,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/preprocessor_test.py \
 	tests/preset_folders_test.py \
 	tests/rehearsal*_test.py \
+	tests/quantized_test.py \
 	tests/relative_position_bias_test.py \
 	tests/routing_test.py \
 	tests/switch_backbone_test.py \

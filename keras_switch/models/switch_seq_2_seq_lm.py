@@ -89,14 +89,9 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         losses.check_made_with(loss, self.parallelism)
         super().compile(optimizer, loss, **kwargs)
 
-    def get_compile_config(self):
-        if not self.compiled:
-            return None
-        sampler = keras.saving.serialize_keras_object(self.sampler)
-        return {**super().get_compile_config(), "sampler": sampler}
-
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        kept = {"sampler": self.sampler} if self.compiled else {}
+        self.compile(**{**kept, **keras.saving.deserialize_keras_object(config)})
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -206,7 +201,33 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         return preset_folders.load_task(cls, load, preset, load_weights, **kwargs)
 
     def get_config(self):
-        return super().get_config() | {"z_loss_weight": self.z_loss_weight}
+        config = super().get_config() | {"z_loss_weight": self.z_loss_weight}
+        # A clone of the model, which writes no text, is compiled with the compile config.
+        if self.compiled:
+            config["sampler"] = keras.saving.serialize_keras_object(self.sampler)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        sampler = keras.saving.deserialize_keras_object(config.pop("sampler", None))
+        model = super().from_config(config)
+        if sampler is not None:
+            model.sampler = sampler
+        return model
+
+    def _run_through_graph(self, inputs, operation_fn=lambda operation: operation, call_fn=None):
+        """Calls the layers; the logits of a `keras.models.clone_model` use its own embedding."""
+        embedding = self.backbone.token_embedding
+
+        def function_of(operation):
+            if operation is embedding:
+                backbone = operation_fn(self.backbone)
+                if isinstance(backbone, SwitchBackbone):
+                    return backbone.token_embedding
+            return operation_fn(operation)
+
+        return super()._run_through_graph(inputs, function_of, call_fn)
 
 
 def _without_padding(logits):
