@@ -1,7 +1,7 @@
 """Switch Transformer layers for Keras 3.
 
-Importing the package registers its layers with Keras, so that `keras.models.load_model` finds them.
-The other parts load when they are first used; importing touches no device.
+Importing the package registers its classes with Keras, so `keras.models.load_model` finds them. The
+other parts load when they are first used; importing touches no device.
 """
 
 import importlib
@@ -17,6 +17,7 @@ __all__ = ["__version__", *_PARTS]
 if not process.is_command():
     # The command's help has no use for Keras, which takes seconds to import.
     importlib.import_module("keras_switch.layers")
+    importlib.import_module("keras_switch.registered").register()
 
 
 def __getattr__(name):

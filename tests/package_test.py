@@ -14,9 +14,12 @@ import tempfile
 import unittest
 import zipfile
 
+import keras
+
 import keras_switch
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+TESTS = pathlib.Path(__file__).resolve().parent
+ROOT = TESTS.parent
 PACKAGE = ROOT / "keras_switch"
 
 # What each part may import of the others.
@@ -27,6 +30,7 @@ ARROWS = {
     "command_line": set(),
     "private": set(),
     "process": set(),
+    "registered": set(),
     "backend": {"private"},
     "layers": {"checks", "private", "backend"},
     "data": {"atomic", "checks", "layers", "backend"},
@@ -86,6 +90,54 @@ import keras
 import keras_switch
 print(keras.saving.get_registered_object("keras_switch>SwitchDense").__name__)
 """
+SAVE_ALL = """
+import keras
+import tokenizer_helpers
+from keras_switch import layers
+from keras_switch import models
+from keras_switch import training
+
+tokenizer = models.SwitchTokenizer(tokenizer_helpers.spiece_model())
+sizes = (tokenizer.vocabulary_size(), 1, 2, 8, 16)
+lm = models.SwitchSeq2SeqLM(
+    models.SwitchBackbone(*sizes, tie_embedding_weights=False),
+    preprocessor=models.SwitchSeq2SeqLMPreprocessor(tokenizer, 8, 8),
+)
+lm.compile(training.Adafactor())
+lm.save("lm.keras")
+lm.save_to_preset("lm")
+classifier = models.SwitchTextClassifier(
+    models.SwitchBackbone(*sizes),
+    2,
+    preprocessor=models.SwitchTextClassifierPreprocessor(tokenizer, 8),
+)
+classifier.save("classifier.keras")
+keras.models.clone_model(classifier).save("clone.keras")
+layer = layers.SwitchDense(2, 4, activation="gelu_approximate")
+model = keras.Sequential([keras.Input((6,)), layer])
+model.compile(keras.optimizers.SGD(training.RelativeStep()), "mse")
+model.save("layer.keras")
+"""
+LOAD = """
+import sys
+import keras
+import keras_switch
+
+if sys.argv[1].endswith(".keras"):
+    model = keras.saving.load_model(sys.argv[1])
+else:
+    import keras_hub
+
+    model = keras_hub.models.Backbone.from_preset(sys.argv[1])
+print(type(model).__name__, type(getattr(model, "optimizer", None)).__name__)
+"""
+LOADED = {
+    "lm.keras": "SwitchSeq2SeqLM Adafactor",
+    "classifier.keras": "SwitchTextClassifier Adam",
+    "clone.keras": "Functional Adam",
+    "layer.keras": "Sequential SGD",
+    "lm": "SwitchBackbone NoneType",
+}
 SPLIT_THE_CPU = {
     "tensorflow": """
 import keras_switch
@@ -109,12 +161,12 @@ build_meta.build_sdist("dist")
 """
 
 
-def run_python(code, cwd=ROOT, **environment):
+def run_python(code, *arguments, cwd=ROOT, **environment):
     """Run `code` in a fresh interpreter and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}", **environment},
         capture_output=True,
         text=True,
     )
@@ -167,6 +219,20 @@ class ImportTest(unittest.TestCase):
             code = PRINT_IMPORTED_BY_THE_COMMAND.format(arguments=arguments)
             expected = "[2]" if "--x" in arguments else "[0]"
             self.assertEqual(run_python(code).splitlines()[-1], expected, arguments)
+
+    def test_all_classes_are_registered(self):
+        decorated = re.compile(r'_serializable\(package="keras_switch"\)\n(?:class|def) (\w+)')
+        names = [x for _, path in modules_of_package() for x in decorated.findall(path.read_text())]
+        self.assertGreater(len(names), 10)
+        for name in names:
+            self.assertIn(f"keras_switch>{name}", keras.saving.get_custom_objects())
+
+    def test_files_load_after_the_import_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run_python(SAVE_ALL, cwd=folder, PYTHONPATH=os.pathsep.join((f"{ROOT}", f"{TESTS}")))
+            for name, expected in LOADED.items():
+                with self.subTest(name):
+                    self.assertEqual(run_python(LOAD, name, cwd=folder), expected)
 
     def test_import_touches_no_device(self):
         for backend, code in SPLIT_THE_CPU.items():

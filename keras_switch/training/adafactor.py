@@ -38,8 +38,6 @@ class Adafactor(keras.optimizers.Optimizer):
     kept: it is the product of its means over rows and over columns, `(E, D)` and `(E, F)`
     numbers. Vectors and scalars are one matrix each. Statistics are float32 at least.
 
-    To load a model that was compiled with it, import `keras_switch.training` first.
-
     Args:
         learning_rate: float, `LearningRateSchedule` or callable. `None` is `RelativeStep()`,
             which T5 was trained with.
