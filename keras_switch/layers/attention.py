@@ -93,8 +93,11 @@ class Attention(keras.layers.Layer):
         layer.build((None, None, dim))
         return layer
 
-    def _heads(self, x):
-        shape = ops.shape(x)
+    def _heads(self, x, inputs):
+        """Splits what a projection makes of `inputs` into heads."""
+        # The sizes are read off the inputs: the converter to ONNX takes those of a projection
+        # for those of the matrix that it multiplied.
+        shape = ops.shape(inputs)
         return ops.reshape(x, (shape[0], shape[1], self.num_heads, self.key_value_dim))
 
     def _project(self, queries, keys, query_mask, key_mask, training):
@@ -107,11 +110,13 @@ class Attention(keras.layers.Layer):
             k = v = None
             if keys is not None:
                 k = v = self.key_value(keys, mask=key_mask, training=training)
-        return tuple(None if x is None else self._heads(x) for x in (q, k, v))
+        k, v = (None if x is None else self._heads(x, keys) for x in (k, v))
+        return self._heads(q, queries), k, v
 
     def make_cache(self, keys):
         """Returns the cache of the keys and values of a sequence `(batch, length, dim)`."""
-        return ops.stack([self._heads(self.key(keys)), self._heads(self.value(keys))], axis=1)
+        projections = (self.key(keys), self.value(keys))
+        return ops.stack([self._heads(x, keys) for x in projections], axis=1)
 
     def call(
         self,
