@@ -1,6 +1,9 @@
 import unittest
+from unittest import mock
 
+import keras
 import numpy as np
+import reference
 from absl.testing import parameterized
 from hypothesis import given
 from hypothesis import settings
@@ -9,6 +12,7 @@ from keras import ops
 from reference import assign
 from reference import softmax
 
+from keras_switch import backend
 from keras_switch.layers import placement
 from keras_switch.layers import routing
 
@@ -67,6 +71,35 @@ class CapacityTest(parameterized.TestCase):
         self.assertEqual(routing.expert_capacity(size, factor, num_experts, 4), expected)
         tensor = routing.expert_capacity(ops.array(size, "int32"), factor, num_experts, 4)
         self.assertEqual(int(tensor), expected)
+
+    def test_capacity_is_the_same_of_numbers_and_of_32_bits(self):
+        sizes = np.unique(np.geomspace(1, 2**24, 3000).astype("int32"))
+        vectorized = mock.patch.multiple(backend, larger=np.maximum, smaller=np.minimum)
+        for factor in (0.5, 0.75, 1, 1.05, 1.1, 1.2, 1.25, 1.33, 1.5, 2.0, 2.5, 4.0, 100.0, 1e9):
+            for num_experts in (1, 3, 8, 64, 100, 2048):
+                with vectorized:
+                    capacities = routing.expert_capacity(sizes, factor, num_experts, 4)
+                self.assertEqual(capacities.dtype, "int32")
+                numbers = [reference.capacity(int(s), factor, num_experts, 4) for s in sizes]
+                np.testing.assert_array_equal(capacities, numbers, f"{factor}, {num_experts}")
+
+    def test_capacity_is_not_a_slot_short_where_a_float_is(self):
+        self.assertEqual(int(45 * 1.4), 62)
+        self.assertEqual(routing.expert_capacity(45, 1.4, 1, 4), 45)
+        self.assertEqual(routing.expert_capacity(90, 1.4, 2, 4), 63)
+        tensor = routing.expert_capacity(ops.array(90, "int32"), 1.4, 2, 4)
+        self.assertEqual(int(tensor), 63)
+
+
+class SelectTest(unittest.TestCase):
+    def test_ties_go_to_the_first(self):
+        scores = np.array([[[0.0, 2, 1, 2], [-0.0, 0, 0, -0.0], [-1, -3, -1, -2]]], "float32")
+        for num_selected, expected in ((1, [[1], [0], [0]]), (2, [[1, 3], [0, 1], [0, 2]])):
+            chosen = routing.select(ops.array(np.abs(scores)[:, :2]), num_selected)
+            np.testing.assert_array_equal(chosen, [expected[:2]])
+        chosen = routing.select(ops.array(scores), 1)
+        self.assertEqual(np.asarray(chosen)[..., 0].tolist(), [[1, 0, 0]])
+        self.assertEqual(keras.backend.standardize_dtype(chosen.dtype), "int32")
 
 
 class PlanTest(parameterized.TestCase):

@@ -7,11 +7,17 @@
 import keras
 
 if keras.backend.backend() == "tensorflow":
+    from keras_switch.backend.tensorflow import first_largest
     from keras_switch.backend.tensorflow import gather_rows
     from keras_switch.backend.tensorflow import grouped_matmul
+    from keras_switch.backend.tensorflow import larger
+    from keras_switch.backend.tensorflow import smaller
 elif keras.backend.backend() == "jax":
+    from keras_switch.backend.jax import first_largest
     from keras_switch.backend.jax import gather_rows
     from keras_switch.backend.jax import grouped_matmul
+    from keras_switch.backend.jax import larger
+    from keras_switch.backend.jax import smaller
 else:
     raise ImportError(
         "keras_switch runs on Keras's TensorFlow and JAX backends. Received: "
@@ -19,4 +25,4 @@ else:
         "KERAS_BACKEND=jax before importing keras."
     )
 
-__all__ = ["gather_rows", "grouped_matmul"]
+__all__ = ["first_largest", "gather_rows", "grouped_matmul", "larger", "smaller"]

@@ -12,6 +12,21 @@ from jax import lax
 FEWEST_ROWS, SMALLEST_BLOCK, LARGEST_BLOCK = 8, 32, 256
 
 
+def first_largest(x):
+    """int32 index of the largest along the last axis, of the first one if several are."""
+    return jnp.argmax(x, axis=-1).astype("int32")
+
+
+def larger(a, b):
+    """The larger of two dimensions: ints, or symbolic ones where they are unknown."""
+    return jax.core.max_dim(a, b)
+
+
+def smaller(a, b):
+    """The smaller of two dimensions: ints, or symbolic ones where they are unknown."""
+    return jax.core.min_dim(a, b)
+
+
 def gather_rows(x, indices):
     """Gathers `x[g, indices[g, m]]`: `(G, N, D)` and `(G, M)` give `(G, M, D)`."""
     return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0, mode="clip"))(x, indices)
@@ -94,6 +109,8 @@ def _native_outer(rows, upstream, sizes):
 
 def _block_size(num_rows, num_experts):
     """A quarter of an even share of the rows, as a power of two within bounds."""
+    if not isinstance(num_rows, int):
+        return SMALLEST_BLOCK
     share = num_rows // num_experts
     smallest = SMALLEST_BLOCK if share >= FEWEST_ROWS else FEWEST_ROWS
     return min(max(1 << (share // 4).bit_length(), smallest), LARGEST_BLOCK)

@@ -13,8 +13,29 @@ CHUNK = 64
 FEWEST_ROWS, SMALLEST_BLOCK, LARGEST_BLOCK = 8, 32, 256
 
 
+def first_largest(x):
+    """int32 index of the largest along the last axis, of the first one if several are.
+
+    `keras.ops.argmax` looks into the bits of its input, which few exports can do.
+    """
+    return tf.argmax(x, axis=-1, output_type=tf.int32)
+
+
+def larger(a, b):
+    """The larger of two dimensions: ints, or scalar tensors where they are unknown."""
+    return tf.maximum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else max(a, b)
+
+
+def smaller(a, b):
+    """The smaller of two dimensions: ints, or scalar tensors where they are unknown."""
+    return tf.minimum(a, b) if tf.is_tensor(a) or tf.is_tensor(b) else min(a, b)
+
+
 def gather_rows(x, indices):
     """Gathers `x[g, indices[g, m]]`: `(G, N, D)` and `(G, M)` give `(G, M, D)`."""
+    if x.shape[0] == 1:
+        # OpenVINO's CPU kernel for a batch of one crashes where the rows are narrow.
+        return tf.gather(x[0], indices[0])[None]
     return tf.gather(x, indices, axis=1, batch_dims=1)
 
 
@@ -72,6 +93,12 @@ def _chunked(function, num_experts, sizes, shape, dtype):
     return [pieces.concat(), *function(last, num_experts - last, starts[last])]
 
 
+def _shaped(x, shape):
+    """Makes a shape known that follows from how `x` was made. It adds no operation."""
+    x.set_shape(shape)
+    return x
+
+
 def _split(rows, sizes, start):
     """Splits the rows from `start` on into one piece for each of `sizes`."""
     return tf.split(rows[start : start + tf.reduce_sum(sizes)], sizes)
@@ -81,8 +108,8 @@ def _split_matmul(rows, kernels, sizes, transpose):
     """One matmul an expert, each over all of its rows."""
 
     def chunk(first, count, start):
-        pieces = _split(rows, tf.ensure_shape(sizes[first : first + count], (count,)), start)
-        kernels_chunk = tf.ensure_shape(kernels[first : first + count], (count, None, None))
+        pieces = _split(rows, _shaped(sizes[first : first + count], (count,)), start)
+        kernels_chunk = _shaped(kernels[first : first + count], (count, None, None))
         pairs = zip(pieces, tf.unstack(kernels_chunk))
         if transpose:
             # A plain matmul would first write each transposed kernel anew, and of one that
@@ -93,14 +120,14 @@ def _split_matmul(rows, kernels, sizes, transpose):
     width = kernels.shape[1 if transpose else 2]
     products = _chunked(chunk, kernels.shape[0], sizes, (None, width), rows.dtype)
     missing = tf.zeros((tf.shape(rows)[0] - tf.reduce_sum(sizes), width), rows.dtype)
-    return tf.ensure_shape(tf.concat([*products, missing], 0), (rows.shape[0], width))
+    return _shaped(tf.concat([*products, missing], 0), (rows.shape[0], width))
 
 
 def _split_outer(rows, upstream, sizes):
     """The gradient of the kernels: each expert's rows, transposed, times its upstream."""
 
     def chunk(first, count, start):
-        sizes_chunk = tf.ensure_shape(sizes[first : first + count], (count,))
+        sizes_chunk = _shaped(sizes[first : first + count], (count,))
         pairs = zip(_split(rows, sizes_chunk, start), _split(upstream, sizes_chunk, start))
         return [tf.matmul(x, dy, transpose_a=True)[None] for x, dy in pairs]
 

@@ -22,7 +22,7 @@ def same_example(queries, keys):
     Returns:
         Boolean tensor `(batch, query, key)`.
     """
-    return ops.equal(queries[:, :, None], keys[:, None, :])
+    return ops.equal(ops.expand_dims(queries, 2), ops.expand_dims(keys, 1))
 
 
 def combine(padding_mask, *attention_masks):
@@ -35,10 +35,10 @@ def combine(padding_mask, *attention_masks):
     Returns:
         Boolean tensor that broadcasts to `(batch, heads, query, key)`, or `None`.
     """
-    masks = [] if padding_mask is None else [padding_mask[:, None]]
+    masks = [] if padding_mask is None else [ops.expand_dims(padding_mask, 1)]
     masks += [mask for mask in attention_masks if mask is not None]
     masks = [ops.cast(mask, "bool") for mask in masks]
-    return functools.reduce(ops.logical_and, masks)[:, None] if masks else None
+    return ops.expand_dims(functools.reduce(ops.logical_and, masks), 1) if masks else None
 
 
 def of_shared_keys(padding_mask, attention_mask, queries_shape, num_rows):

@@ -15,7 +15,8 @@ from keras_switch.layers import placement
 def _rows(x_GND, indices_GM):
     """`x[g, indices[g, m]]`, zeros where the index is -1."""
     rows_GMD = backend.gather_rows(x_GND, ops.maximum(indices_GM, 0))
-    return ops.where(indices_GM[..., None] >= 0, rows_GMD, ops.zeros((), rows_GMD.dtype))
+    found_GM1 = ops.expand_dims(indices_GM, -1) >= 0
+    return ops.where(found_GM1, rows_GMD, ops.zeros((), rows_GMD.dtype))
 
 
 def _linear(forward, backward, x, *maps):
@@ -109,4 +110,5 @@ def combine(x_GND, plan, gates_GSK):
     if plan.slots_GKS.shape[1] == 1:
         return rows_GMD * gates_GSK
     rows_GKSD = ops.reshape(rows_GMD, (*shape, x_GND.shape[-1]))
-    return ops.sum(rows_GKSD * ops.transpose(gates_GSK, (0, 2, 1))[..., None], axis=1)
+    gates_GKS = ops.transpose(gates_GSK, (0, 2, 1))
+    return ops.sum(rows_GKSD * ops.expand_dims(gates_GKS, -1), axis=1)

@@ -4,6 +4,7 @@ import math
 
 from keras import ops
 
+from keras_switch import backend
 from keras_switch.layers import placement
 
 
@@ -26,7 +27,7 @@ def expert_choice(scores_GSE, probabilities_GSE, mask_GS, capacity):
     - [Zhou et al., 2022](https://arxiv.org/abs/2202.09368), section 3.2
     """
     num_groups, size, num_experts = ops.shape(scores_GSE)
-    capacity = placement.at_most(capacity, size)
+    capacity = backend.smaller(capacity, size)
     likelihood_GSE = ops.log_softmax(ops.stop_gradient(scores_GSE), axis=-1)
     likelihood_GSE = ops.where(mask_GS[..., None], likelihood_GSE, -math.inf)
     taken_GSE = _is_among_largest(likelihood_GSE, capacity) & mask_GS[..., None]

@@ -4,6 +4,8 @@ import math
 
 from keras import ops
 
+from keras_switch import backend
+
 
 def group(inputs, mask, num_groups=None, group_size=None):
     """Arranges tokens in groups, padded with masked ones where they do not divide.
@@ -23,27 +25,27 @@ def group(inputs, mask, num_groups=None, group_size=None):
     if mask is None:
         mask = ops.ones(shape[:-1], "bool")
     mask = ops.cast(mask, "bool")
-    is_known = not ops.is_tensor(num_tokens)
     # No tokens, as a replica may get, make a group of one masked token.
     if group_size == "row":
-        num_groups, size = _at_least_one(shape[0]), _at_least_one(math.prod(shape[1:-1]))
+        num_groups = backend.larger(shape[0], 1)
+        size = backend.larger(math.prod(shape[1:-1]), 1)
     elif group_size is not None:
-        smaller = min if is_known else ops.minimum
-        size = _at_least_one(smaller(group_size, num_tokens))
-        num_groups = _at_least_one(-(-num_tokens // size))
+        size = backend.larger(backend.smaller(group_size, num_tokens), 1)
+        num_groups = backend.larger(_ceiling(num_tokens, size), 1)
     else:
         num_groups = num_groups or 1
-        size = _at_least_one(-(-num_tokens // num_groups))
+        size = backend.larger(_ceiling(num_tokens, num_groups), 1)
     x_TD, mask_T = ops.reshape(inputs, (-1, dim)), ops.reshape(mask, (-1,))
     missing = num_groups * size - num_tokens
-    if not is_known or missing:
+    if not isinstance(missing, int) or missing:
         x_TD = ops.concatenate([x_TD, ops.zeros((missing, dim), x_TD.dtype)])
         mask_T = ops.concatenate([mask_T, ops.zeros((missing,), "bool")])
     return ops.reshape(x_TD, (num_groups, size, dim)), ops.reshape(mask_T, (num_groups, size))
 
 
-def _at_least_one(size):
-    return ops.maximum(size, 1) if ops.is_tensor(size) else max(size, 1)
+def _ceiling(a, b):
+    """`a / b`, rounded up, in positive numbers only: ONNX rounds a negative quotient up too."""
+    return (a + b - 1) // b
 
 
 def ungroup(x_GSD, shape):

@@ -50,7 +50,7 @@ class Placement(typing.NamedTuple):
 
 def take(x_GN, indices_GM):
     """Batched gather of integers."""
-    return backend.gather_rows(x_GN[..., None], indices_GM)[..., 0]
+    return backend.gather_rows(ops.expand_dims(x_GN, -1), indices_GM)[..., 0]
 
 
 def sort_by_expert(experts_GN, num_experts, gates_GKS=None):
@@ -84,7 +84,7 @@ def sort_by_expert(experts_GN, num_experts, gates_GKS=None):
         keys_GN = take(experts_GN, likeliest_GN) * num_entries + index_N
         order_GN = take(likeliest_GN, ops.sort(keys_GN, axis=-1) % num_entries)
     ranks_GN = ops.cast(ops.argsort(order_GN, axis=-1), "int32")
-    is_expert_GNE = experts_GN[..., None] == ops.arange(num_experts, dtype="int32")
+    is_expert_GNE = ops.expand_dims(experts_GN, -1) == ops.arange(num_experts, dtype="int32")
     counts_GE = ops.sum(ops.cast(is_expert_GNE, "int32"), axis=1)
     starts_GE = ops.cumsum(counts_GE, axis=-1) - counts_GE
     return order_GN, ranks_GN, counts_GE, starts_GE
@@ -124,7 +124,7 @@ def plan(experts_GSK, mask_GS, num_experts, capacity, gates_GSK=None):
     """
     if capacity is None:
         return None
-    experts_GSK = ops.where(mask_GS[..., None], experts_GSK, num_experts)
+    experts_GSK = ops.where(ops.expand_dims(mask_GS, -1), experts_GSK, num_experts)
     experts_GKS = ops.transpose(experts_GSK, (0, 2, 1))
     shape = ops.shape(experts_GKS)
     experts_GN = ops.reshape(experts_GKS, (shape[0], -1))
@@ -159,7 +159,7 @@ def plan_with_rerouting(choices_GSK, mask_GS, num_experts, capacity, gates_GSK=N
     for stage in range(choices_GSK.shape[-1]):
         waiting_GS = mask_GS & (slots_GS < 0)
         tried_GS = ops.where(waiting_GS, choices_GSK[..., stage], num_experts)
-        gates_G1S = None if gates_GSK is None else gates_GSK[:, None, :, stage]
+        gates_G1S = None if gates_GSK is None else ops.expand_dims(gates_GSK[..., stage], 1)
         place_GS, _, counts_GE, _ = positions(tried_GS, num_experts, gates_G1S)
         place_GS = place_GS + take(filled_GE, ops.minimum(tried_GS, num_experts - 1))
         placed_GS = waiting_GS & (place_GS < capacity)
@@ -170,14 +170,7 @@ def plan_with_rerouting(choices_GSK, mask_GS, num_experts, capacity, gates_GSK=N
     order_GS = ops.cast(ops.argsort(ops.where(slots_GS < 0, last, slots_GS), axis=-1), "int32")
     starts_GE = ops.cumsum(filled_GE, axis=-1) - filled_GE
     entries_GN = _entries(order_GS, starts_GE, filled_GE, capacity)
-    return Plan(slots_GS[:, None], entries_GN, filled_GE), experts_GS[..., None]
-
-
-def at_most(capacity, size):
-    """The smaller of two sizes: an int, or an int32 scalar tensor."""
-    if isinstance(capacity, int) and isinstance(size, int):
-        return min(capacity, size)
-    return ops.minimum(capacity, size)
+    return Plan(slots_GS[:, None], entries_GN, filled_GE), ops.expand_dims(experts_GS, -1)
 
 
 def plan_of_experts(taken_GSE, capacity):
@@ -198,7 +191,7 @@ def plan_of_experts(taken_GSE, capacity):
     """
     taken_GES = ops.transpose(taken_GSE, (0, 2, 1))
     num_groups, num_experts, size = ops.shape(taken_GES)
-    capacity = at_most(capacity, size)
+    capacity = backend.smaller(capacity, size)
     place_GES = ops.cumsum(ops.cast(taken_GES, "int32"), axis=-1) - 1
     kept_GES = taken_GES & (place_GES < capacity)
     first_E = ops.arange(num_experts, dtype="int32") * capacity

@@ -5,9 +5,12 @@ F hidden width of an expert, E experts, C capacity, K selected experts of a toke
 H heads. A tensor's name ends in its dimensions: `logits_GSE`.
 """
 
+import fractions
 import typing
 
 from keras import ops
+
+from keras_switch import backend
 
 
 class Routing(typing.NamedTuple):
@@ -35,31 +38,37 @@ class Routing(typing.NamedTuple):
 def expert_capacity(group_size, factor, num_experts, min_capacity):
     """Slots of one expert: `max(min(S, int(S * factor / E)), min_capacity)`.
 
+    It is computed in integers, so that 32 bits are enough: the factor is taken as the fraction of
+    a denominator up to 10,000 that is nearest to it.
+
     Args:
-        group_size: int, or integer scalar tensor when it is known only at run time.
+        group_size: int, or a dimension that is known only at run time: an int32 scalar tensor,
+            or JAX's symbolic dimension.
         factor: float. The capacity factor.
         num_experts: int.
         min_capacity: int.
 
     Returns:
-        An int, or an int32 scalar tensor.
+        What `group_size` is.
     """
-    if isinstance(group_size, int):
-        return max(min(group_size, int(group_size * factor / num_experts)), min_capacity)
-    share = ops.cast(group_size, "float64") * factor / num_experts
-    share = ops.minimum(group_size, ops.cast(ops.floor(share), "int32"))
-    return ops.maximum(share, min_capacity)
+    factor = min(fractions.Fraction(float(factor)).limit_denominator(10_000), num_experts)
+    p, q = factor.numerator, factor.denominator
+    # Digits by digits, because `S * p` may have more than 32 bits.
+    rest = group_size % (q * num_experts)
+    share = group_size // (q * num_experts) * p + (rest // q * p + rest % q * p // q) // num_experts
+    return backend.larger(backend.smaller(group_size, share), min_capacity)
 
 
 def one_hot(experts, num_experts, dtype):
     """`(..., K, E)` from `(..., K)`; an index of `E` gives zeros."""
-    return ops.cast(experts[..., None] == ops.arange(num_experts, dtype="int32"), dtype)
+    experts = ops.expand_dims(experts, -1)
+    return ops.cast(experts == ops.arange(num_experts, dtype="int32"), dtype)
 
 
 def select(scores_GSE, num_selected):
     """int32 `(G, S, K)`: the experts with the largest scores, best first."""
     if num_selected == 1:
-        return ops.cast(ops.argmax(scores_GSE, axis=-1), "int32")[..., None]
+        return ops.expand_dims(backend.first_largest(scores_GSE), -1)
     return ops.cast(ops.top_k(scores_GSE, num_selected)[1], "int32")
 
 
@@ -75,7 +84,7 @@ def gates(probabilities_GSE, experts_GSK, renormalise):
     """
     num_experts = probabilities_GSE.shape[-1]
     chosen_GSKE = one_hot(experts_GSK, num_experts, probabilities_GSE.dtype)
-    gates_GSK = ops.sum(chosen_GSKE * probabilities_GSE[:, :, None, :], axis=-1)
+    gates_GSK = ops.sum(chosen_GSKE * ops.expand_dims(probabilities_GSE, 2), axis=-1)
     if renormalise:
         gates_GSK = gates_GSK / (ops.sum(gates_GSK, axis=-1, keepdims=True) + 1e-9)
     return gates_GSK

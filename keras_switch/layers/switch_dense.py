@@ -300,7 +300,8 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         x_GSD, mask_GS = grouping.group(inputs, mask, num_groups, self.group_size)
         if mask is not None:
             # Whatever padding holds, even NaN, must not reach a gradient.
-            x_GSD = ops.where(mask_GS[..., None], x_GSD, ops.zeros((), x_GSD.dtype))
+            is_real_GS1 = ops.expand_dims(mask_GS, -1)
+            x_GSD = ops.where(is_real_GS1, x_GSD, ops.zeros((), x_GSD.dtype))
         return x_GSD, mask_GS
 
     def _weights(self, training):

@@ -85,7 +85,7 @@ class Switching:
         if weights.dropout_seed is not None:
             dropout = (layer.expert_dropout, weights.dropout_seed)
         if plan is None:
-            chosen_GSK = ops.where(mask_GS[..., None], record.experts, layer.num_experts)
+            chosen_GSK = ops.where(ops.expand_dims(mask_GS, -1), record.experts, layer.num_experts)
             args = (own_experts, x_GSD, chosen_GSK, record.gates, self.parallelism, dropout)
             outputs_GSD = over_rows(*args)
         else:
@@ -120,7 +120,7 @@ class Switching:
         switch_checks.check_placement(layer, placed)
         experts_GSK, gates_GSK, plan = placed
         if plan is None:
-            kept_GSK = mask_GS[..., None] & (experts_GSK < layer.num_experts)
+            kept_GSK = ops.expand_dims(mask_GS, -1) & (experts_GSK < layer.num_experts)
         else:
             kept_GSK = ops.transpose(plan.slots_GKS, (0, 2, 1)) >= 0
         record = routing.Routing(logits_GSE, p_GSE, experts_GSK, gates_GSK, kept_GSK)
