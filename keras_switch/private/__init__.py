@@ -52,3 +52,13 @@ OVERRIDDEN = {
     "keras.optimizers.Optimizer._overwrite_variable_with_gradient": "never of a slice; 3.9",
     "keras.optimizers.Optimizer._backend_apply_gradients": "clips by completed norms; 3.0",
 }
+
+# What is replaced by a function that calls it.
+REPLACED = {
+    "keras.callbacks.CallbackList.on_epoch_begin": "starts the averages of the routing metrics",
+    "keras.callbacks.CallbackList.on_epoch_end": "adds them to the logs of `fit`, and to no other",
+    "keras.Model.fit": "on JAX, once there is a mesh: runs on the mesh of the model, or on none; "
+    "so do `train_on_batch`, `evaluate`, `predict` and their like, and `compile`",
+    "distribution_lib.distribute_data_input": "on JAX, once there is a mesh: batches to evaluate "
+    "need not divide over it",
+}

@@ -8,8 +8,8 @@ import contextlib
 import functools
 
 import keras
-from keras.src.backend.jax import distribution_lib
 
+from keras_switch.private.jax import distribution_lib
 from keras_switch.tpu import calls
 from keras_switch.tpu.jax.sharding import Cores
 from keras_switch.tpu.jax.sharding import MeshDistribution
