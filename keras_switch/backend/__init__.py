@@ -12,12 +12,16 @@ if keras.backend.backend() == "tensorflow":
     from keras_switch.backend.tensorflow import grouped_matmul
     from keras_switch.backend.tensorflow import larger
     from keras_switch.backend.tensorflow import smaller
+    from keras_switch.backend.tensorflow_remat import RematRuns
+    from keras_switch.backend.tensorflow_remat import recorded
 elif keras.backend.backend() == "jax":
     from keras_switch.backend.jax import first_largest
     from keras_switch.backend.jax import gather_rows
     from keras_switch.backend.jax import grouped_matmul
     from keras_switch.backend.jax import larger
     from keras_switch.backend.jax import smaller
+    from keras_switch.backend.jax_remat import RematRuns
+    from keras_switch.backend.jax_remat import recorded
 else:
     raise ImportError(
         "keras_switch runs on Keras's TensorFlow and JAX backends. Received: "
@@ -25,4 +29,12 @@ else:
         "KERAS_BACKEND=jax before importing keras."
     )
 
-__all__ = ["first_largest", "gather_rows", "grouped_matmul", "larger", "smaller"]
+__all__ = [
+    "RematRuns",
+    "first_largest",
+    "gather_rows",
+    "grouped_matmul",
+    "larger",
+    "recorded",
+    "smaller",
+]

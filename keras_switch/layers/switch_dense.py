@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_switch import backend
 from keras_switch import checks
 from keras_switch.layers import activations
 from keras_switch.layers import algorithms
@@ -181,6 +182,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         )
         self.dropout_seed = keras.random.SeedGenerator(initializers.derive(self.seed, "dropout"))
         self.outputs_dtype = self.compute_dtype  # A block's is that of its stream.
+        self._runs = backend.RematRuns()
         self.supports_masking = True
         self.parallelism = parallelism.active()
 
@@ -233,11 +235,18 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
     def call(self, inputs, mask=None, training=None):
         mask = checks.as_array(mask)
         switch_checks.check_call(self, inputs, mask)
-        groups = self._group(inputs, mask)
-        run = switching.Switching(self, training).compute
-        results = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
+        seeds, run = (None, None), "only"
         if training:
-            self._add_losses_and_metrics(results)
+            seeds, run = self._runs.seeds(self._draw_seeds)
+        results = self._run("compute", inputs, mask, training, seeds)
+        if run == "first":
+            with backend.recorded():
+                losses = self._run("losses", inputs, mask, training, seeds)
+                self._add_losses(*losses)
+        elif run == "only" and training:
+            self._add_losses(results.balance, results.z)
+        if training and run != "again" and self.routing_metrics:
+            self._totals.add(results.metrics)
         return grouping.ungroup(results.outputs, ops.shape(inputs)[:-1])
 
     def route(self, inputs, mask=None, training=None):
@@ -256,9 +265,8 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             self.build(inputs.shape)
         switch_checks.check_call(self, inputs, mask)
         inputs = ops.convert_to_tensor(inputs, dtype=self.compute_dtype)
-        run = switching.Switching(self, training).route
-        groups = self._group(inputs, mask)
-        record = self.parallelism.run(run, self._weights(training), switching.DIMENSIONS, *groups)
+        seeds = self._draw_seeds() if training else (None, None)
+        record = self._run("route", inputs, mask, training, seeds)
         shape = ops.shape(inputs)[:-1]
         return routing.Routing(*(grouping.ungroup(x, shape) for x in record))
 
@@ -304,25 +312,29 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             x_GSD = ops.where(is_real_GS1, x_GSD, ops.zeros((), x_GSD.dtype))
         return x_GSD, mask_GS
 
-    def _weights(self, training):
-        """The values of the weights, and new seeds where there is noise."""
+    def _run(self, method, inputs, mask, training, seeds):
+        """What a method of `Switching` returns for the groups of the inputs."""
         kernels = (self.router.kernel, self.kernel_in, self.kernel_gate, self.kernel_out)
         kernels = (None if k is None else ops.convert_to_tensor(k) for k in kernels)
-        router_seed = dropout_seed = None
-        if training and self.exploration != "argmax":
-            router_seed = self.router.seed_generator.next()
-        if training and self.expert_dropout > 0:
-            dropout_seed = self.dropout_seed.next()
-        return switching.Weights(*kernels, router_seed, dropout_seed)
+        weights = switching.Weights(*kernels, *seeds)
+        function = getattr(switching.Switching(self, training), method)
+        groups = self._group(inputs, mask)
+        return self.parallelism.run(function, weights, switching.DIMENSIONS, *groups)
 
-    def _add_losses_and_metrics(self, results):
+    def _draw_seeds(self):
+        """New seeds of the router's noise and of the dropout; `None` where there is none."""
+        router_seed = dropout_seed = None
+        if self.exploration != "argmax":
+            router_seed = self.router.seed_generator.next()
+        if self.expert_dropout > 0:
+            dropout_seed = self.dropout_seed.next()
+        return router_seed, dropout_seed
+
+    def _add_losses(self, balance_G, z_G):
         balance_loss_weight = self.balance_loss_weight if self.algorithm.balances else 0.0
         if balance_loss_weight or self.z_loss_weight:
-            balance, z = ops.mean(results.balance), ops.mean(results.z)
-            loss = balance_loss_weight * balance + self.z_loss_weight * z
+            loss = balance_loss_weight * ops.mean(balance_G) + self.z_loss_weight * ops.mean(z_G)
             self.add_loss(ops.cast(loss, keras.config.floatx()))  # As all of Keras's losses.
-        if self.routing_metrics:
-            self._totals.add(results.metrics)
 
     def compute_output_shape(self, inputs_shape):
         return (*inputs_shape[:-1], self.output_dim or inputs_shape[-1])

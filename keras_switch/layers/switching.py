@@ -95,15 +95,23 @@ class Switching:
         if not self.training:
             return Results(outputs_GSD, None, None, None)
         mask_GS = ops.cast(mask_GS, record.logits.dtype)
-        z_G = routing.z_loss(record.logits, mask_GS)
-        balance_G = ops.zeros_like(z_G)
-        if layer.algorithm.balances:
-            first_GS = routing.select(scores_GSE, 1)[..., 0]
-            balance_G = routing.balance_loss(record.probabilities, first_GS, mask_GS)
+        losses = self._losses(record, scores_GSE, mask_GS)
         metrics_GN = None
         if layer.routing_metrics:
-            metrics_GN = routing_metrics.measure(record, plan, mask_GS, (balance_G, z_G))
-        return Results(outputs_GSD, balance_G, z_G, metrics_GN)
+            metrics_GN = routing_metrics.measure(record, plan, mask_GS, losses)
+        return Results(outputs_GSD, *losses, metrics_GN)
+
+    def losses(self, weights, x_GSD, mask_GS):
+        """Returns the balance loss and the z-loss of each group, computing no expert."""
+        record, _, scores_GSE = self._route(weights, x_GSD, mask_GS)
+        return self._losses(record, scores_GSE, ops.cast(mask_GS, record.logits.dtype))
+
+    def _losses(self, record, scores_GSE, mask_GS):
+        z_G = routing.z_loss(record.logits, mask_GS)
+        if not self.layer.algorithm.balances:
+            return ops.zeros_like(z_G), z_G
+        first_GS = routing.select(scores_GSE, 1)[..., 0]
+        return routing.balance_loss(record.probabilities, first_GS, mask_GS), z_G
 
     def route(self, weights, x_GSD, mask_GS):
         """Returns the `Routing` of the groups."""
