@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from keras_switch.layers import parallelism
 from keras_switch.tpu import calls
+from keras_switch.tpu.jax.data_layout import DataLayout
 
 # The dimensions of the weights that are no experts', by the end of their path.
 _WEIGHTS = {
@@ -250,11 +251,11 @@ class MeshDistribution(keras.distribution.ModelParallel):
         divides = data_shape and data_shape[0] % self.num_model_replicas == 0
         if divides or calls.current().trains or jax.process_count() > 1:
             return self.get_divided_layout(data_shape)
-        return _DataLayout(None, self.device_mesh)
+        return DataLayout(None, self.device_mesh)
 
     def get_divided_layout(self, data_shape):
         """The same, of which a batch whose rows do not divide raises an error."""
-        return _DataLayout(self._data_axes if data_shape else None, self.device_mesh)
+        return DataLayout(self._data_axes if data_shape else None, self.device_mesh)
 
     def get_variable_layout(self, variable):
         layout = getattr(variable, "_layout", None)
@@ -269,34 +270,3 @@ class MeshDistribution(keras.distribution.ModelParallel):
     def get_tensor_layout(self, path):
         """`None`: what lies between the layers follows from the batch and the weights."""
         return None
-
-
-class _DataLayout(keras.distribution.TensorLayout):
-    """A batch divided over several axes, which Keras's own layout cannot say.
-
-    Args:
-        axes: Tuple of names of axes, or `None` for what every core holds whole.
-        device_mesh: `keras.distribution.DeviceMesh`.
-    """
-
-    def __init__(self, axes, device_mesh):
-        spec = PartitionSpec() if axes is None else PartitionSpec(axes)
-        self._backend_layout = _DataSharding(device_mesh.backend_mesh, spec)
-        super().__init__([None if axes is None else axes])
-
-
-class _DataSharding(jax.sharding.NamedSharding):
-    """Says what to do about a batch that does not divide over the cores."""
-
-    def shard_shape(self, global_shape):
-        try:
-            return super().shard_shape(global_shape)
-        except ValueError as error:
-            axes = np.atleast_1d(self.spec[0]).tolist()
-            cores = int(np.prod([self.mesh.shape[axis] for axis in axes]))
-            raise ValueError(
-                f"A batch must divide over the {cores} cores of {axes}. Make every batch, also "
-                f"the last one, a multiple of {cores}, as with "
-                "`dataset.batch(batch_size, drop_remainder=True)`. Received: a batch of shape "
-                f"{tuple(global_shape)}"
-            ) from error
