@@ -195,7 +195,7 @@ class MeshTest(unittest.TestCase):
             split.fit(X[:18], Y[:18], batch_size=8, verbose=0)
         data = tf.data.Dataset.from_tensor_slices((X[:18], Y[:18]))
         with self.assertRaisesRegex(ValueError, "drop_remainder=True.*Received: a batch of 6"):
-            split.evaluate(data.batch(6, drop_remainder=True), verbose=0)
+            split.fit(data.batch(6, drop_remainder=True), verbose=0)
         assert_same(
             [split.evaluate(data.batch(8, drop_remainder=True), verbose=0)],
             [split.evaluate(X[:16], Y[:16], batch_size=8, verbose=0)],

@@ -19,6 +19,9 @@ class Mesh:
     drops the same places on every core, and `add_loss` of other layers than this package's is
     unsafe off TPUs.
 
+    In `fit` every batch must divide over the cores. `evaluate` and `predict` take any number of
+    rows: what does not divide is computed by each core whole, but for the experts.
+
     - `Mesh("batch:8", "batch:batch,experts:batch")`: each core holds 1/8 of the experts.
     - `Mesh("outer:2,inner:4", "outer_batch:outer,batch:inner,experts:inner")`: 1/4 of the experts,
       and each of them lies on two cores.

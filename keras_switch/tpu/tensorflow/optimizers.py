@@ -110,6 +110,10 @@ def wrap(optimizer, layout, strategy):
             f"Received: {optimizer!r}"
         )
     if isinstance(optimizer, ReplicaOptimizer):
+        if optimizer._strategy is not strategy:
+            raise ValueError(
+                f"The optimizer belongs to another mesh already. Received: {optimizer.name}"
+            )
         return optimizer
     _check_fresh(optimizer, strategy)
     base = type(optimizer)

@@ -1,6 +1,7 @@
 """A mesh on the TensorFlow backend: one replica of a `tf.distribute.Strategy` a core."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -8,12 +9,14 @@ import tensorflow as tf
 
 from keras_switch.layers import scopes
 from keras_switch.layers.parallelism import Parallelism
+from keras_switch.tpu import calls
 from keras_switch.tpu import cores
 from keras_switch.tpu.tensorflow import exchange
 from keras_switch.tpu.tensorflow import optimizers
 from keras_switch.tpu.tensorflow.split_variable import Split
 from keras_switch.tpu.tensorflow.split_variable import SplitVariable
 from keras_switch.tpu.tensorflow.strategy import extend
+from keras_switch.tpu.tensorflow.strategy import in_order
 
 
 class Replicas:
@@ -45,6 +48,7 @@ class Replicas:
             )
         self.experts = ReplicatedExperts(layout, self.strategy)
         extend(self.strategy, self.experts)
+        calls.watch(in_order)
 
     def scope(self):
         return self.strategy.scope()
@@ -93,6 +97,7 @@ class ReplicatedExperts(Parallelism):
     def __init__(self, layout, strategy):
         self._layout = layout
         self._strategy = strategy
+        self._shares = False
         self._experts = self._groups("experts")
         self._hidden = self._groups("expert_hidden")
         # Which cores' groups a core sees at the experts, in the order in which they arrive.
@@ -109,6 +114,15 @@ class ReplicatedExperts(Parallelism):
         """Whether this is called inside a replica of the strategy."""
         context = tf.distribute.get_replica_context()
         return context is not None and context.strategy is self._strategy
+
+    @contextlib.contextmanager
+    def sharing(self):
+        """Within it, all cores are given the same tokens, and share out their groups."""
+        self._shares = True
+        try:
+            yield
+        finally:
+            self._shares = False
 
     def add_weight(self, layer, dimensions, *, name, shape, initializer):
         axes = self._layout.split(f"{layer.path}/{name}", dimensions, shape)
@@ -131,10 +145,11 @@ class ReplicatedExperts(Parallelism):
                 "`num_groups` must be a multiple of the mesh's cores. Received: "
                 f"num_groups={num_groups}, {num_cores} cores"
             )
-        return num_groups // num_cores if self.in_replica() else num_groups
+        deals = self.in_replica() and not self._shares
+        return num_groups // num_cores if deals else num_groups
 
     def check_group_size(self, num_tokens, group_size):
-        if not self.in_replica():
+        if not self.in_replica() or self._shares:
             return
         message = (
             "On a mesh `group_size` must divide the tokens of each core. Received: "
@@ -147,12 +162,30 @@ class ReplicatedExperts(Parallelism):
 
     def run(self, function, weights, dimensions, *groups):
         if self.in_replica():
+            if self._shares:
+                function = functools.partial(self._share, function)
             # Replicas have threads of their own; `dropless` may be around all of them.
             context = tf.distribute.get_replica_context()
             if context.merge_call(lambda strategy: scopes.is_dropless()):
                 with scopes.dropless():
                     return function(weights, *groups)
         return function(weights, *groups)
+
+    def _share(self, function, weights, *groups):
+        """Calls a function on this core's part of the groups, and gathers what all return."""
+        num_groups = groups[0].shape[0] or tf.shape(groups[0])[0]
+        num_cores = self._layout.num_cores
+        own = -(-num_groups // num_cores)
+        first = exchange.core_index() * own
+        parts = []
+        for x_G in groups:
+            rest = [[0, 0]] * (x_G.shape.rank - 1)
+            x_G = tf.pad(x_G, [[0, own * num_cores - num_groups], *rest])
+            parts.append(tf.slice(x_G, [first, *[0] * len(rest)], [own, *[-1] * len(rest)]))
+        everyone = self._layout.groups(self._layout.axes)
+        results = function(weights, *parts)
+        gathered = (None if y is None else exchange.all_gather(y, everyone) for y in results)
+        return type(results)(*(None if y is None else y[:num_groups] for y in gathered))
 
     def check_whole(self, what):
         raise ValueError(
