@@ -109,7 +109,7 @@ class PretrainTest(unittest.TestCase):
         with unittest.mock.patch.object(atomic, "sync", side_effect=OSError("full")):
             with self.assertRaisesRegex(OSError, "full"):
                 pretrain.save(self.model, folder)
-        self.assertEqual(list(folder.parent.iterdir()), [])
+        self.assertFalse(folder.parent.exists())
         for _ in range(2):
             with contextlib.redirect_stdout(io.StringIO()):
                 pretrain.save(self.model, folder)
@@ -132,16 +132,6 @@ class PretrainTest(unittest.TestCase):
         state = checkpoint.read_state(checkpoint.latest(directory / "checkpoints"))
         self.assertEqual(state.history, self.state.history)
         self.assertEqual(state.parts, self.state.parts)
-
-    def test_a_damaged_vocabulary_is_named(self):
-        directory = self.root / "damaged"
-        directory.mkdir()
-        (directory / "config.json").write_text((self.directory / "config.json").read_text())
-        with self.assertRaisesRegex(FileNotFoundError, "damaged/vocabulary.model"):
-            run(self.config(), directory)
-        (directory / "vocabulary.model").write_bytes(b"no model")
-        with self.assertRaisesRegex(ValueError, "a SentencePiece model.*damaged/vocabulary.model"):
-            run(self.config(), directory)
 
     def test_other_settings_are_refused_and_restart_moves_the_run_aside(self):
         directory = self.root / "other"
@@ -167,14 +157,14 @@ class PretrainTest(unittest.TestCase):
 
     def test_a_run_is_extended_to_more_epochs(self):
         directory = self.copy("extended")
-        _, _, output = run(self.config(epochs=3), directory)
+        _, output = run(self.config(epochs=3), directory)
         self.assertIn("Extended the run from 2 to 3 epochs", output)
         self.assertIn("resumed, at step 8", output)
         state = checkpoint.read_state(checkpoint.latest(directory / "checkpoints"))
         self.assertEqual((state.step, state.epoch), (12, 3))
         for name, values in self.state.history.items():
             self.assertEqual(state.history[name][:2], values)
-        _, _, output = run(self.config(epochs=3), directory)
+        _, output = run(self.config(epochs=3), directory)
         self.assertIn("nothing left to train", output)
         self.assertNotIn("Extended", output)
 
@@ -192,7 +182,7 @@ class PretrainTest(unittest.TestCase):
         os.truncate(newest / "model.keras", 1000)
         with self.assertRaisesRegex(ValueError, f"damaged.*Received: {newest / 'model.keras'}"):
             checkpoint.restore(self.model, newest)
-        _, _, output = run(self.config(), directory)
+        _, output = run(self.config(), directory)
         self.assertIn(
             f"damaged, and now called damaged-{newest.name}: {newest}/model.keras", output
         )
@@ -205,7 +195,7 @@ class PretrainTest(unittest.TestCase):
         directory = self.copy("all_damaged")
         for path in (directory / "checkpoints").iterdir():
             (path / "model.keras").write_bytes(b"")
-        _, _, output = run(self.config(), directory)
+        _, output = run(self.config(), directory)
         self.assertIn("No whole checkpoint is left.", output)
         self.assertIn("Epoch 1/2", output)
 
