@@ -1,9 +1,10 @@
 """Private names of TensorFlow. All are in TensorFlow 2.20 and 2.21."""
 
-# Whether tapes pause, as while `tf.recompute_grad` runs a function for the first time, and what makes
-# them go on: what a layer adds to its losses there has to be recorded.
 # Slices at a place that is a tensor, which `tf.slice` under XLA compiles anew for each place.
 from tensorflow.compiler.tf2xla.python import xla
+
+# Whether tapes pause, as while `tf.recompute_grad` runs a function for the first time, and what
+# makes them go on: the losses that a layer adds there have to be recorded.
 from tensorflow.python import pywrap_tfe
 
 # Joins the tensors of all replicas into what a replica is given: `merge_call` has no public way.
