@@ -74,8 +74,7 @@ class SpanCorruptionBatches:
             # An accelerator has no use for the text, and tf.data reads it here.
             self.chunks = tf.constant(chunks, tf.int32)
         self.sentinel_ids = list(tokenizer.sentinel_ids)
-        self.end_id = tokenizer.end_token_id
-        self.pad_id = tokenizer.pad_token_id
+        self.end_id, self.pad_id = tokenizer.end_token_id, tokenizer.pad_token_id
         self.batch_size = batch_size
         self.seed = int(seed)
 

@@ -78,13 +78,15 @@ def check_added(path, tokenizer, added):
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.proto)
     ids = {x.piece: i for i, x in enumerate(proto.pieces) if x.type != proto.SentencePiece.NORMAL}
-    others = [pair for pair in added if ids.get(pair[0]) != pair[1]]
+    others = [
+        f"{token!r}: {repr(number):.80}" for token, number in added if ids.get(token) != number
+    ]
+    others = list(dict.fromkeys(others))  # Several files may list the same one.
     if others:
-        listed = [f"{token!r}: {number!r}" for token, number in others[:8]]
         raise ValueError(
             "The folder's tokenizer has tokens of its own, which SentencePiece would split into "
             f"pieces. Remove them from {_ADDED}, {_CONFIG} and {_FAST} if the model can do "
-            f"without. Received: input={str(path)!r}, {', '.join(listed)}"
+            f"without. Received: input={str(path)!r}, {', '.join(others[:8])}"
             + (f" and {len(others) - 8} more" if len(others) > 8 else "")
         )
 
