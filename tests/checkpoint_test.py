@@ -18,6 +18,7 @@ from keras_switch import atomic
 from keras_switch import training
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
+from keras_switch.training import unsaved_variables
 
 # Trains ten epochs of six steps, and prints the history. Arguments: directory, `every`,
 # and the step after which the process kills itself, while training or while writing.
@@ -227,10 +228,10 @@ class CheckpointTest(unittest.TestCase):
         self.fit(training.Checkpoint(self.directory))
         path = training.latest(self.directory)
         seeds = [keras.random.SeedGenerator(seed) for seed in (1, 2)]
-        named = checkpoint_module._named(seed.state for seed in seeds)
+        named = unsaved_variables.by_path(seed.state for seed in seeds)
         self.assertEqual(len(named), 2)
-        values = checkpoint_module._values(named)
-        checkpoint_module._assign(named, dict(reversed(values.items())))
+        values = unsaved_variables.values_of(named)
+        unsaved_variables.assign(named, dict(reversed(values.items())))
         self.assertEqual([int(seed.state[0]) for seed in seeds], [1, 2])
         other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         other.add(keras.layers.Dropout(0.5))

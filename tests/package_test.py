@@ -272,6 +272,16 @@ class ArrowsTest(unittest.TestCase):
                 if library in ("jax", "jaxlib"):
                     self.assertIn(part, USES_JAX, f"{path} imports {name}")
 
+    def test_modules_and_functions_are_short(self):
+        for _, path in modules_of_package():
+            text = path.read_text(encoding="utf-8")
+            self.assertLessEqual(len(text.splitlines()), 300, path)
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+                    first = node.body[ast.get_docstring(node) is not None :] or node.body
+                    length = node.end_lineno - first[0].lineno + 1
+                    self.assertLessEqual(length, 40, f"{path}: {node.name}")
+
     def test_links_point_at_their_parts(self):
         for name in ("layers", "tpu"):
             self.assertTrue((ROOT / name).is_symlink())

@@ -17,14 +17,18 @@ def group(inputs, mask, num_groups=None, group_size=None):
         group_size: int, `"row"` for one group a batch row, or `None`.
 
     Returns:
-        Tokens `(G, S, D)` and their boolean mask `(G, S)`.
+        Tokens `(G, S, D)`, zeros where they are masked, and their boolean mask `(G, S)`.
     """
     shape = ops.shape(inputs)
     dim = inputs.shape[-1]
     num_tokens = math.prod(shape[:-1])
     if mask is None:
         mask = ops.ones(shape[:-1], "bool")
-    mask = ops.cast(mask, "bool")
+    else:
+        mask = ops.cast(mask, "bool")
+        # Whatever padding holds, even NaN, must not reach a gradient.
+        zero = ops.zeros((), inputs.dtype)
+        inputs = ops.where(ops.expand_dims(mask, -1), inputs, zero)
     # No tokens, as a replica may get, make a group of one masked token.
     if group_size == "row":
         num_groups = backend.larger(shape[0], 1)

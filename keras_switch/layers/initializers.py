@@ -31,6 +31,13 @@ def derive(seed, role):
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def of_experts(seed):
+    """The paper's initializer of `(E, inputs, outputs)`, whose fan-in is that of one expert."""
+    return keras.initializers.VarianceScaling(
+        0.1, mode="fan_in", input_axes=[1], output_axes=[2], seed=seed
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_switch")
 class UntiedEmbedding(keras.initializers.Initializer):
     """Normal values for the two kernels of an untied `keras.layers.ReversibleEmbedding`.

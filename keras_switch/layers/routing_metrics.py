@@ -80,3 +80,54 @@ class RoutingTotals:
         means = totals[1:] / ops.maximum(ops.abs(totals[0]), 1.0)
         metrics = {name: means[index] for index, name in enumerate(SCALARS)}
         return {**metrics, "load": means[len(SCALARS) :]}
+
+
+class KeepsRoutingMetrics:
+    """What a layer with the attribute `routing_metrics` keeps of them, and shows."""
+
+    def _build_routing_metrics(self, num_experts):
+        if self.routing_metrics:
+            self._totals = RoutingTotals(num_experts)
+
+    @property
+    def variables(self):
+        """The weights, the seeds, and the sums of the routing metrics, which are no weight."""
+        variables = super().variables
+        if self.built and self.routing_metrics:
+            variables.append(self._totals.variable)
+        return variables
+
+    @property
+    def routing_totals(self):
+        """float32 variable: steps and the sums of their routing metrics; see `RoutingTotals`."""
+        self._check_metrics()
+        return self._totals.variable
+
+    def get_routing_metrics(self):
+        """Averages over the training steps since the last reset, or before it if none.
+
+        Returns:
+            Dictionary of floats: `dropped`, the fraction of tokens that no expert took;
+            `busiest`, the load of a group's busiest expert over an even share; `entropy`
+            of the router, in nats; `balance_loss` and `z_loss`, not weighted; and of
+            `load`, an array with each expert's share of the tokens.
+
+        Raises:
+            ValueError: If `routing_metrics` is False, or the layer is not built.
+        """
+        self._check_metrics()
+        averages = self._totals.averages()
+        metrics = {name: ops.convert_to_numpy(value) for name, value in averages.items()}
+        return {name: x if name == "load" else float(x) for name, x in metrics.items()}
+
+    def reset_routing_metrics(self):
+        """Starts the averages of `get_routing_metrics` anew at the next training step."""
+        self._check_metrics()
+        self._totals.reset()
+
+    def _check_metrics(self):
+        if not self.routing_metrics or not self.built:
+            raise ValueError(
+                "Only a built layer with `routing_metrics=True` keeps routing metrics. Received: "
+                f"routing_metrics={self.routing_metrics}, built={self.built}"
+            )

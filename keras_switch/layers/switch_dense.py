@@ -13,17 +13,19 @@ from keras_switch.layers import grouping
 from keras_switch.layers import initializers
 from keras_switch.layers import parallelism
 from keras_switch.layers import routing
-from keras_switch.layers import routing_metrics
 from keras_switch.layers import switch_checks
 from keras_switch.layers import switching
 from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.router import Router
+from keras_switch.layers.routing_metrics import KeepsRoutingMetrics
 from keras_switch.layers.thread_losses import ThreadLosses
+
+_NO_SEEDS = (None, None)
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchDense(ThreadLosses, keras.layers.Layer):
+class SwitchDense(KeepsRoutingMetrics, ThreadLosses, keras.layers.Layer):
     """Feed-forward layer of many experts, of which each token uses one.
 
     A router picks each token's expert, `i = argmax p(x)` with `p = softmax(x W_r)`, and
@@ -190,26 +192,17 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
         switch_checks.check_build(inputs_shape)
         dim = inputs_shape[-1]
         self.router.build((None, None, dim))
-        num_experts, hidden_dim = self.num_experts, self.intermediate_dim
-        self.kernel_in = self._add_kernel("kernel_in", (num_experts, dim, hidden_dim))
-        self.kernel_gate = None
-        if self.gated:
-            self.kernel_gate = self._add_kernel("kernel_gate", (num_experts, dim, hidden_dim))
-        output_dim = self.output_dim or dim
-        self.kernel_out = self._add_kernel("kernel_out", (num_experts, hidden_dim, output_dim))
-        if self.routing_metrics:
-            self._totals = routing_metrics.RoutingTotals(num_experts)
+        shape = (self.num_experts, dim, self.intermediate_dim)
+        self.kernel_in = self._add_kernel("kernel_in", shape)
+        self.kernel_gate = self._add_kernel("kernel_gate", shape) if self.gated else None
+        shape = (self.num_experts, self.intermediate_dim, self.output_dim or dim)
+        self.kernel_out = self._add_kernel("kernel_out", shape)
+        self._build_routing_metrics(self.num_experts)
 
     def _add_kernel(self, name, shape):
         initializer = initializers.fresh(self.kernel_initializer)
         if initializer is None:
-            initializer = keras.initializers.VarianceScaling(
-                0.1,
-                mode="fan_in",
-                input_axes=[1],
-                output_axes=[2],
-                seed=initializers.derive(self.seed, name),
-            )
+            initializer = initializers.of_experts(initializers.derive(self.seed, name))
         return self.parallelism.add_weight(
             self,
             getattr(switching.DIMENSIONS, name),
@@ -218,26 +211,10 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             initializer=initializer,
         )
 
-    @property
-    def variables(self):
-        """The weights, the seeds, and the sums of the routing metrics, which are no weight."""
-        variables = super().variables
-        if self.built and self.routing_metrics:
-            variables.append(self._totals.variable)
-        return variables
-
-    @property
-    def routing_totals(self):
-        """float32 variable: steps and the sums of their routing metrics; see `RoutingTotals`."""
-        self._check_metrics()
-        return self._totals.variable
-
     def call(self, inputs, mask=None, training=None):
         mask = checks.as_array(mask)
         switch_checks.check_call(self, inputs, mask)
-        seeds, run = (None, None), "only"
-        if training:
-            seeds, run = self._runs.seeds(self._draw_seeds)
+        seeds, run = self._runs.seeds(self._draw_seeds) if training else (_NO_SEEDS, "only")
         results = self._run("compute", inputs, mask, training, seeds)
         if run == "first":
             with backend.recorded():
@@ -265,39 +242,10 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             self.build(inputs.shape)
         switch_checks.check_call(self, inputs, mask)
         inputs = ops.convert_to_tensor(inputs, dtype=self.compute_dtype)
-        seeds = self._draw_seeds() if training else (None, None)
+        seeds = self._draw_seeds() if training else _NO_SEEDS
         record = self._run("route", inputs, mask, training, seeds)
         shape = ops.shape(inputs)[:-1]
         return routing.Routing(*(grouping.ungroup(x, shape) for x in record))
-
-    def get_routing_metrics(self):
-        """Averages over the training steps since the last reset, or before it if none.
-
-        Returns:
-            Dictionary of floats: `dropped`, the fraction of tokens that no expert took;
-            `busiest`, the load of a group's busiest expert over an even share; `entropy`
-            of the router, in nats; `balance_loss` and `z_loss`, not weighted; and of
-            `load`, an array with each expert's share of the tokens.
-
-        Raises:
-            ValueError: If `routing_metrics` is False, or the layer is not built.
-        """
-        self._check_metrics()
-        averages = self._totals.averages()
-        metrics = {name: ops.convert_to_numpy(value) for name, value in averages.items()}
-        return {name: x if name == "load" else float(x) for name, x in metrics.items()}
-
-    def reset_routing_metrics(self):
-        """Starts the averages of `get_routing_metrics` anew at the next training step."""
-        self._check_metrics()
-        self._totals.reset()
-
-    def _check_metrics(self):
-        if not self.routing_metrics or not self.built:
-            raise ValueError(
-                "Only a built layer with `routing_metrics=True` keeps routing metrics. Received: "
-                f"routing_metrics={self.routing_metrics}, built={self.built}"
-            )
 
     def _group(self, inputs, mask):
         num_groups = self.num_groups
@@ -305,12 +253,7 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
             num_groups = self.parallelism.num_groups(num_groups)
         elif self.group_size != "row":
             self.parallelism.check_group_size(math.prod(ops.shape(inputs)[:-1]), self.group_size)
-        x_GSD, mask_GS = grouping.group(inputs, mask, num_groups, self.group_size)
-        if mask is not None:
-            # Whatever padding holds, even NaN, must not reach a gradient.
-            is_real_GS1 = ops.expand_dims(mask_GS, -1)
-            x_GSD = ops.where(is_real_GS1, x_GSD, ops.zeros((), x_GSD.dtype))
-        return x_GSD, mask_GS
+        return grouping.group(inputs, mask, num_groups, self.group_size)
 
     def _run(self, method, inputs, mask, training, seeds):
         """What a method of `Switching` returns for the groups of the inputs."""
@@ -323,12 +266,9 @@ class SwitchDense(ThreadLosses, keras.layers.Layer):
 
     def _draw_seeds(self):
         """New seeds of the router's noise and of the dropout; `None` where there is none."""
-        router_seed = dropout_seed = None
-        if self.exploration != "argmax":
-            router_seed = self.router.seed_generator.next()
-        if self.expert_dropout > 0:
-            dropout_seed = self.dropout_seed.next()
-        return router_seed, dropout_seed
+        explores, drops = self.exploration != "argmax", self.expert_dropout > 0
+        router_seed = self.router.seed_generator.next() if explores else None
+        return router_seed, self.dropout_seed.next() if drops else None
 
     def _add_losses(self, balance_G, z_G):
         balance_loss_weight = self.balance_loss_weight if self.algorithm.balances else 0.0

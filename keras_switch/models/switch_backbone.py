@@ -177,28 +177,6 @@ class SwitchBackbone(PresetBackbone):
         def seed(role):
             return derive(self.seed, f"{side}_{role}")
 
-        def block(index):
-            sparse = index in getattr(self, f"{side}_sparse_layers")
-            return SwitchTransformerBlock(
-                self.num_heads,
-                self.intermediate_dim,
-                self.num_experts if sparse else None,
-                key_value_dim=self.key_value_dim,
-                causal=is_decoder,
-                cross_attention=is_decoder,
-                dropout=self.dropout,
-                activation=self.activation,
-                gated=self.gated,
-                layer_norm_epsilon=self.layer_norm_epsilon,
-                relative_attention=False,
-                expert_attention=sparse and self.expert_attention,
-                kernel_initializer=self.kernel_initializer,
-                seed=seed(f"block_{index}"),
-                switch=self.switch if sparse else None,
-                dtype=dtype,
-                name=f"{side}_block_{index}",
-            )
-
         def dropout(name):
             return keras.layers.Dropout(
                 self.dropout, seed=seed(name), dtype=dtype, name=f"{side}_{name}"
@@ -218,7 +196,7 @@ class SwitchBackbone(PresetBackbone):
                 dtype=at_least_float32(dtype),
                 name=f"{side}_position_bias",
             ),
-            "blocks": [block(index) for index in range(depth)],
+            "blocks": [self._block(side, index, dtype) for index in range(depth)],
             "norm": keras.layers.RMSNormalization(
                 epsilon=self.layer_norm_epsilon,
                 dtype=stream_policy(dtype),
@@ -228,6 +206,29 @@ class SwitchBackbone(PresetBackbone):
         }
         for name, layer in layers.items():
             setattr(self, f"{side}_{name}", layer)
+
+    def _block(self, side, index, dtype):
+        is_decoder, name = side == "decoder", f"{side}_block_{index}"
+        is_sparse = index in getattr(self, f"{side}_sparse_layers")
+        return SwitchTransformerBlock(
+            self.num_heads,
+            self.intermediate_dim,
+            self.num_experts if is_sparse else None,
+            key_value_dim=self.key_value_dim,
+            causal=is_decoder,
+            cross_attention=is_decoder,
+            dropout=self.dropout,
+            activation=self.activation,
+            gated=self.gated,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            relative_attention=False,
+            expert_attention=is_sparse and self.expert_attention,
+            kernel_initializer=self.kernel_initializer,
+            seed=derive(self.seed, name),
+            switch=self.switch if is_sparse else None,
+            dtype=dtype,
+            name=name,
+        )
 
     def encode(self, token_ids, padding_mask):
         """Returns the encoder's states.

@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import pathlib
-import re
 import shutil
 
 import keras
-import numpy as np
 
 from keras_switch import atomic
 from keras_switch import checks
 from keras_switch.training import checkpoint_sums
+from keras_switch.training import unsaved_variables as unsaved
 
 MODEL_NAME, STATE_NAME = "model.keras", "state.json"
 _FILES = (MODEL_NAME, STATE_NAME)
@@ -121,9 +120,12 @@ class Checkpoint(keras.callbacks.Callback):
         self._steps_before = self.state.epoch_step
         if self.state.epoch_step:
             # `fit` has just reset the metrics of the epoch that is being resumed.
-            _assign(_unsaved(self.model), self.state.variables)
-            named, values = _named(self.model.metrics_variables), dict(self.state.metrics)
-            _assign(named, {name: values.pop(name) for name in named if name in values})
+            unsaved.assign(unsaved.of_model(self.model), self.state.variables)
+            named, values = (
+                unsaved.by_path(self.model.metrics_variables),
+                dict(self.state.metrics),
+            )
+            unsaved.assign(named, {name: values.pop(name) for name in named if name in values})
             self._late_metrics = values
 
     def on_train_batch_end(self, batch, logs=None):
@@ -156,9 +158,13 @@ class Checkpoint(keras.callbacks.Callback):
         if path == self._written:
             return path
         state = self.state
-        state.variables = _values(_unsaved(self.model))
+        state.variables = unsaved.values_of(unsaved.of_model(self.model))
         # The metrics of a finished epoch are in the history, and start anew.
-        state.metrics = _values(_named(self.model.metrics_variables)) if state.epoch_step else {}
+        state.metrics = (
+            unsaved.values_of(unsaved.by_path(self.model.metrics_variables))
+            if state.epoch_step
+            else {}
+        )
         state.parts = {name: part.get_state() for name, part in self.parts.items()}
         with atomic.whole(path) as beside:
             beside.mkdir()
@@ -172,10 +178,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _add_late_metrics(self):
         """Restores the metrics that Keras made in the first step: they are sums from zero."""
-        named = _named(self.model.metrics_variables)
+        named = unsaved.by_path(self.model.metrics_variables)
         late = {name: x for name, x in named.items() if name in self._late_metrics}
-        values = {name: _value(x) + self._late_metrics[name] for name, x in late.items()}
-        _assign(late, self._late_metrics | values)
+        values = {name: unsaved.value_of(x) + self._late_metrics[name] for name, x in late.items()}
+        unsaved.assign(late, self._late_metrics | values)
         self._late_metrics = {}
 
     def _path(self):
@@ -209,7 +215,7 @@ def restore(model, path):
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     model.load_weights(pathlib.Path(path) / MODEL_NAME)
-    _assign(_unsaved(model), state.variables)
+    unsaved.assign(unsaved.of_model(model), state.variables)
     return state
 
 
@@ -249,46 +255,6 @@ def finished_steps(batch, steps):
     the epoch's end.
     """
     return batch + 1 if steps is None else min(batch + 1, steps)
-
-
-def _unsaved(model):
-    """The variables that Keras does not save, by name."""
-    saved = {id(variable) for variable in model.weights}
-    return _named(v for v in model.non_trainable_variables if id(v) not in saved)
-
-
-def _named(variables):
-    """Variables by path; of those with the same path, the second has `#2` behind it.
-
-    The numbers that Keras puts behind names of its own depend on what else the process
-    has made, so they are left out.
-    """
-    named, counts = {}, {}
-    for variable in variables:
-        path = re.sub(r"_\d+(?=/|$)", "", variable.path)
-        counts[path] = counts.get(path, 0) + 1
-        named[path if counts[path] == 1 else f"{path}#{counts[path]}"] = variable
-    return named
-
-
-def _values(named):
-    return {name: _value(variable).tolist() for name, variable in named.items()}
-
-
-def _value(variable):
-    # The tensor of a metric on several cores is the sum over them.
-    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
-
-
-def _assign(named, values):
-    if set(named) != set(values):
-        raise ValueError(
-            "The checkpoint is not one of this model. Received: values without a variable "
-            f"{sorted(set(values) - set(named))}, and variables without a value "
-            f"{sorted(set(named) - set(values))}"
-        )
-    for name, variable in named.items():
-        variable.assign(np.asarray(values[name], dtype=variable.dtype))
 
 
 def _checkpoints(directory):
