@@ -3,8 +3,8 @@
 import contextlib
 
 import tensorflow as tf
-from tensorflow.python.distribute import distribute_utils
 
+from keras_switch.private.tensorflow import regroup
 from keras_switch.tpu.tensorflow import exchange
 
 
@@ -78,7 +78,7 @@ def of_one_core(results, strategy):
 
     def cut(x):
         first, *others = strategy.experimental_local_results(x)
-        return distribute_utils.regroup([first, *(y[:0] if y.shape.rank else y for y in others)])
+        return regroup([first, *(y[:0] if y.shape.rank else y for y in others)])
 
     return tf.nest.map_structure(cut, results)
 
@@ -88,7 +88,7 @@ def of_all_cores(batch, strategy):
 
     def repeat(x):
         parts = strategy.experimental_local_results(x)
-        return distribute_utils.regroup([parts[0]] * len(parts))
+        return regroup([parts[0]] * len(parts))
 
     return tf.nest.map_structure(repeat, batch)
 
@@ -103,4 +103,4 @@ def cond(condition, run, run_otherwise, strategy):
         return [strategy.experimental_local_results(x) for x in tf.nest.flatten(structure)]
 
     results = tf.cond(condition, lambda: parts(run), lambda: parts(run_otherwise))
-    return tf.nest.pack_sequence_as(structure, [distribute_utils.regroup(x) for x in results])
+    return tf.nest.pack_sequence_as(structure, [regroup(x) for x in results])
