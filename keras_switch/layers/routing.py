@@ -53,9 +53,12 @@ def expert_capacity(group_size, factor, num_experts, min_capacity):
     """
     factor = min(fractions.Fraction(float(factor)).limit_denominator(10_000), num_experts)
     p, q = factor.numerator, factor.denominator
-    # Digits by digits, because `S * p` may have more than 32 bits.
-    rest = group_size % (q * num_experts)
-    share = group_size // (q * num_experts) * p + (rest // q * p + rest % q * p // q) // num_experts
+    if p < 128:  # So `S * p` has at most 31 bits up to `S = 2 ** 24`.
+        share = group_size * p // (q * num_experts)
+    else:
+        rest = group_size % (q * num_experts)
+        share = group_size // (q * num_experts) * p
+        share = share + (rest // q * p + rest % q * p // q) // num_experts
     return backend.larger(backend.smaller(group_size, share), min_capacity)
 
 
