@@ -53,6 +53,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/rehearsal*_test.py \
 	tests/quantized_test.py \
 	tests/relative_position_bias_test.py \
+	tests/remat_test.py \
 	tests/routing_test.py \
 	tests/switch_backbone_test.py \
 	tests/switch_dense*_test.py \

@@ -5,6 +5,7 @@ import threading
 
 import tensorflow as tf
 
+from keras_switch.private.keras import in_stateless_scope
 from keras_switch.private.tensorflow import get_variable_scope
 from keras_switch.private.tensorflow import pywrap_tfe
 
@@ -31,6 +32,8 @@ class RematRuns(threading.local):
         Returns:
             The seeds, and `"first"`, `"again"`, or `"only"` where there is no `keras.remat`.
         """
+        if in_stateless_scope():  # The caller holds the state of the seeds.
+            return draw(), "only"
         graph, scope = tf.compat.v1.get_default_graph(), get_variable_scope()
         # Another graph's tensors cannot be used in this one.
         self._first_runs = [run for run in self._first_runs[-MOST:] if run[0] is graph]

@@ -17,6 +17,7 @@ from keras_switch.layers import switch_checks
 from keras_switch.layers import switching
 from keras_switch.layers.dtypes import at_least_float32
 from keras_switch.layers.dtypes import default_dtype
+from keras_switch.layers.rematerialized import Rematerialized
 from keras_switch.layers.router import Router
 from keras_switch.layers.routing_metrics import KeepsRoutingMetrics
 from keras_switch.layers.thread_losses import ThreadLosses
@@ -25,7 +26,7 @@ _NO_SEEDS = (None, None)
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchDense(KeepsRoutingMetrics, ThreadLosses, keras.layers.Layer):
+class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layers.Layer):
     """Feed-forward layer of many experts, of which each token uses one.
 
     A router picks each token's expert, `i = argmax p(x)` with `p = softmax(x W_r)`, and

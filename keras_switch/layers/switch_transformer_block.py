@@ -13,13 +13,14 @@ from keras_switch.layers import block_checks
 from keras_switch.layers import block_parts
 from keras_switch.layers import parallelism
 from keras_switch.layers import quantized
+from keras_switch.layers import rematerialized
 from keras_switch.layers.dtypes import default_dtype
 from keras_switch.layers.dtypes import stream_policy
 from keras_switch.layers.scopes import dropless
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")
-class SwitchTransformerBlock(keras.layers.Layer):
+class SwitchTransformerBlock(rematerialized.Rematerialized, keras.layers.Layer):
     """T5's encoder or decoder block, with a Switch layer as its feed-forward.
 
     Self-attention, cross-attention to an encoder if asked for, and the feed-forward
@@ -154,7 +155,7 @@ class SwitchTransformerBlock(keras.layers.Layer):
 
     def build(self, inputs_shape, encoder_sequence_shape=None):
         block_checks.check_inputs_shape(self, inputs_shape)
-        with parallelism.use(self.parallelism):
+        with parallelism.use(self.parallelism), rematerialized.without_remat():
             self._build_parts(inputs_shape[-1])
 
     def _build_parts(self, dim):

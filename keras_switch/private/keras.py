@@ -9,12 +9,17 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+# The scope in which Keras calls a layer, whose weights then have the compute dtype: a layer that is
+# rematerialized is called inside another one. Since Keras 3.0.
+from keras.src.backend.common.variables import AutocastScope
+
 # Keras's optimizers without what its TensorFlow backend changes in them. Since Keras 3.0.
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 UNINITIALIZED_VARIABLES = "uninitialized_variables"
 
 __all__ = [
+    "AutocastScope",
     "BaseOptimizer",
     "UNINITIALIZED_VARIABLES",
     "get_stateless_scope",
