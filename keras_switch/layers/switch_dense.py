@@ -267,9 +267,8 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
 
     def _draw_seeds(self):
         """New seeds of the router's noise and of the dropout; `None` where there is none."""
-        explores, drops = self.exploration != "argmax", self.expert_dropout > 0
-        router_seed = self.router.seed_generator.next() if explores else None
-        return router_seed, self.dropout_seed.next() if drops else None
+        router_seed = self.router.seed_generator.next() if self.exploration != "argmax" else None
+        return router_seed, self.dropout_seed.next() if self.expert_dropout > 0 else None
 
     def _add_losses(self, balance_G, z_G):
         balance_loss_weight = self.balance_loss_weight if self.algorithm.balances else 0.0
