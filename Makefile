@@ -33,6 +33,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/convert_test.py \
 	tests/dtypes_test.py \
 	tests/expert_choice_test.py \
+	tests/export_formats_test.py \
 	tests/fit_logs_test.py \
 	tests/float16_test.py \
 	tests/generate_test.py \
@@ -71,7 +72,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help venv test test-quick lint test-tensorflow test-jax test-oldest test-newest \
-	pretrain bench prove prove-rehearse prove-tpu prove-peers prove-models \
+	pretrain bench prove prove-rehearse prove-tpu prove-peers prove-models prove-exports \
 	trillion bazel lock clean
 
 help: ## this list
@@ -147,8 +148,8 @@ bench: $(READY) .venv-prove-huggingface/.ready ## measure the layer and the mode
 	$(BIN)/python benchmarks/train_step.py --output $(RESULTS)/train_step.md
 	$(BIN)/python benchmarks/generate.py --output $(RESULTS)/generate.md
 
-prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu ## all slower proofs, each in an environment of its own
-	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py
+prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-exports prove-tpu ## all slower proofs, each in an environment of its own
+	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py --ignore=prove/exports_test.py
 	@if command -v bazel >/dev/null; then \
 		$(MAKE) bazel; \
 	else \
@@ -158,6 +159,9 @@ prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-tpu ##
 prove-rehearse: .venv-prove-rehearse/.ready ## prove the rehearsals, with the TPU's compiler
 	JAX_PLATFORMS=cpu KERAS_BACKEND=tensorflow .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
 	JAX_PLATFORMS=cpu KERAS_BACKEND=jax .venv-prove-rehearse/bin/python -m pytest prove/rehearse_test.py
+
+prove-exports: .venv-prove-exports/.ready ## prove the table of docs/exports.md, by the runtimes of the formats
+	KERAS_BACKEND=tensorflow PYTHONPATH=tests .venv-prove-exports/bin/python -m pytest prove/exports_test.py
 
 prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready ## prove the TPU program of the TensorFlow backend
 	.venv-prove-tpu/bin/python $(PIP) --no-deps .
