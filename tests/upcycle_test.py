@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 from model_helpers import values
 
+from keras_switch.layers import SwitchDense
 from keras_switch.layers import dropless
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
@@ -65,6 +66,34 @@ class UpcycleTest(unittest.TestCase):
             error = np.abs(logits(sparse) - expected).max() / np.abs(expected).max()
             self.assertLess(error, 0.01)
             self.assertGreater(error, 1e-5)  # It is no copy of the dense model.
+
+    def test_predict_and_evaluate_are_the_dense_models(self):
+        x, y, weight = model_helpers.batches(1, 16)
+        dense = SwitchSeq2SeqLM(backbone())
+        real = weight > 0
+        for switch, tolerance in ((None, 0.01), ({"num_selected_experts": 2}, 1e-4)):
+            sparse = dense.upcycle(8, switch=switch, seed=5)
+            for layer in sparse._flatten_layers():
+                if isinstance(layer, SwitchDense):  # As uneven as a router can be.
+                    kernel = np.zeros(layer.router.kernel.shape, "float32")
+                    layer.router.kernel.assign(kernel + 1e-6 * np.arange(8))
+            expected, received = (model.predict(x, verbose=0)[real] for model in (dense, sparse))
+            error = np.abs(received - expected).max() / np.abs(expected).max()
+            self.assertLess(error, tolerance)
+            losses = [
+                model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)["loss"]
+                for model in (dense, sparse)
+            ]
+            self.assertAlmostEqual(losses[1] / losses[0], 1.0, delta=tolerance)
+
+    def test_capacities_are_as_asked(self):
+        dense = backbone()
+        for switch, expected in (
+            (None, (1.25, None)),
+            ({"capacity_factor": 2.0, "eval_capacity_factor": 3.0}, (2.0, 3.0)),
+        ):
+            layer = dense.upcycle(4, switch=switch).encoder_blocks[1].feed_forward
+            self.assertEqual((layer.capacity_factor, layer.eval_capacity_factor), expected)
 
     def test_two_experts_copy_exactly(self):
         dense = backbone()

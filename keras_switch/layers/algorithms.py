@@ -58,7 +58,7 @@ class Algorithm(typing.NamedTuple):
         if not self.balances:
             fixed["balance_loss_weight"] = (0.01, 0.0)
         if not self.is_token_wise:
-            fixed["eval_capacity_factor"] = (2.0,)
+            fixed["eval_capacity_factor"] = (2.0, None)
         return fixed
 
 

@@ -15,7 +15,9 @@ def check_arguments(layer):
     if layer.group_size not in (None, "row"):
         integers.append("group_size")
     checks.check_attributes(layer, checks.check_positive_integer, integers)
-    factors = ("capacity_factor", "eval_capacity_factor")
+    factors = ["capacity_factor"]
+    if layer.eval_capacity_factor is not None:
+        factors.append("eval_capacity_factor")
     checks.check_attributes(layer, checks.check_positive_number, factors)
     weights = ("balance_loss_weight", "z_loss_weight")
     checks.check_attributes(layer, checks.check_number, weights, 0)

@@ -60,7 +60,7 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
             are scaled to a sum of one, and every first choice is placed before any
             second one. The capacity is not multiplied.
         capacity_factor: float. Slots over tokens in training.
-        eval_capacity_factor: float. Slots over tokens otherwise.
+        eval_capacity_factor: float. Slots over tokens otherwise. `None` is no capacity there.
         min_capacity: int. The smallest capacity.
         routing: `"token_choice"`, where tokens choose experts, as described above;
             `"expert_choice"`, see below; or a function of your own, see

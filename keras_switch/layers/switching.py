@@ -150,6 +150,8 @@ class Switching:
             return None
         is_training = self.training or not is_limit
         factor = layer.capacity_factor if is_training else layer.eval_capacity_factor
+        if factor is None and not layer.expert_capacity:
+            return None
         return layer.expert_capacity or routing.expert_capacity(
             group_size, factor, layer.num_experts, layer.min_capacity
         )

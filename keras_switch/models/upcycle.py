@@ -24,6 +24,10 @@ def upcycle(
 ):
     """Makes a sparse model that computes what a dense one does, for training to go on from.
 
+    `predict` and `evaluate` drop no token unless `switch` has an `"eval_capacity_factor"`, and
+    answer as the dense model's do. Training drops tokens as `switch` says, by default beyond a
+    capacity factor of 1.25: a router that starts anew is uneven.
+
     Every expert starts as a copy of the block's feed-forward; the router starts anew. Where no
     token is dropped, the sparse model's loss is the dense one's:
 
@@ -38,11 +42,8 @@ def upcycle(
       copies are exact at any scale of the router, and nothing is scaled.
 
     With `switch={"routing": "expert_choice"}` the number of a token's copies varies, and with it
-    its output: the model does not start where the dense one was.
-
-    A router that starts anew is uneven, so a capacity factor of 1.25 drops tokens at first. The
-    losses are equal in `keras_switch.layers.dropless()`, with `switch={"overflow": "dropless"}`,
-    or with a large capacity factor. Only at padding, which no expert computes, outputs differ.
+    its output: the model does not start where the dense one was. Otherwise only at padding, which
+    no expert computes, outputs differ.
 
     Args:
         model: `SwitchBackbone` or `SwitchSeq2SeqLM`, dense.
@@ -82,7 +83,7 @@ def upcycle(
         num_experts=num_experts,
         encoder_sparse_layers=encoder_sparse_layers,
         decoder_sparse_layers=decoder_sparse_layers,
-        switch=switch,
+        switch={"eval_capacity_factor": None, **(switch or {})},
         **kwargs,
     )
     top_1 = sparse.switch.get("num_selected_experts", 1) == 1
