@@ -181,7 +181,7 @@ class ConvertTest(unittest.TestCase):
 
     def test_an_output_that_cannot_be_written_is_seen_first(self):
         self.output.write_text("a file")
-        with self.assertRaises(FileExistsError):
+        with self.assertRaises(NotADirectoryError):
             convert(self.folder / "nowhere", self.output / "inner")
 
     def test_what_the_output_cannot_hold_is_seen_before_weights_are_read(self):
