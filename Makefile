@@ -9,6 +9,7 @@ SLOW_TESTS := \
 	tests/backends_equal_test.py \
 	tests/checkpoint_test.py \
 	tests/cli_test.py \
+	tests/export_formats_test.py \
 	tests/export_test.py \
 	tests/generate_test.py \
 	tests/losses_test.py \

@@ -13,9 +13,11 @@ import socket
 # Errors of a write, in which Python names no file.
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_EARLIER = ".earlier.tmp"
+
 
 @contextlib.contextmanager
-def whole(path):
+def whole(path, replaces_folder=False):
     """Gives a path beside to write a file or a folder to; it takes its name once on the disk.
 
     A kill at any moment leaves what was at `path` as it was, and at most a hidden file or
@@ -25,6 +27,8 @@ def whole(path):
 
     Args:
         path: Path of the file or folder. A file there is replaced. Missing parents are made.
+        replaces_folder: bool. Whether a folder there is replaced, too. It has a hidden name for a
+            moment; after a kill at that moment the next writer gives it its name back.
 
     Yields:
         Path to write to, of which nothing exists.
@@ -37,19 +41,35 @@ def whole(path):
     with folder(path.parent):
         for leftover in path.parent.glob(f"{glob.escape(writer)}+*+*.tmp"):
             if not _is_running(int(leftover.name.split("+")[-2])):
+                if leftover.name.endswith(_EARLIER) and not path.exists():
+                    os.replace(leftover, path)
                 remove(leftover)
         beside = path.with_name(f"{writer}+{os.getpid()}+{secrets.token_hex(4)}.tmp")
         try:
             yield beside
             for written in (*beside.rglob("*"), beside):
                 sync(written)
-            os.replace(beside, path)
+            if replaces_folder and path.is_dir():
+                _replace_folder(beside, path)
+            else:
+                os.replace(beside, path)
             sync(path.parent)
         except OSError as error:
             _rename(error, beside, path)
             raise
         finally:
             remove(beside)
+
+
+def _replace_folder(beside, path):
+    earlier = beside.with_suffix(_EARLIER)
+    os.replace(path, earlier)
+    try:
+        os.replace(beside, path)
+    except OSError:
+        os.replace(earlier, path)
+        raise
+    remove(earlier)
 
 
 @contextlib.contextmanager

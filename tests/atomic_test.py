@@ -134,6 +134,26 @@ class WholeTest(unittest.TestCase):
             beside.mkdir()
         self.assertEqual(self.names(), ["folder", "folder/inner"])
 
+    def test_a_folder_is_replaced_where_that_is_asked_for(self):
+        path = self.directory / "model"
+        for text in ("one", "two"):
+            with atomic.whole(path, replaces_folder=True) as beside:
+                beside.mkdir()
+                (beside / "file").write_text(text)
+        self.assertEqual((path / "file").read_text(), "two")
+        self.assertEqual([x.name for x in self.directory.iterdir()], ["model"])
+
+    def test_a_folder_that_a_kill_left_without_its_name_gets_it_back(self):
+        path = self.directory / "model"
+        hidden = self.directory / f".model.{socket.gethostname()}+999999999+ab.earlier.tmp"
+        hidden.mkdir()
+        (hidden / "file").write_text("one")
+        with self.assertRaisesRegex(OSError, "full"):
+            with atomic.whole(path, replaces_folder=True):
+                raise OSError("full")
+        self.assertEqual((path / "file").read_text(), "one")
+        self.assertFalse(hidden.exists())
+
 
 if __name__ == "__main__":
     unittest.main()

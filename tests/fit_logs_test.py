@@ -128,5 +128,18 @@ class ContractTest(parameterized.TestCase):
         self.assertEqual(seen["epoch"], seen["end"])
 
 
+class CallbackListTest(unittest.TestCase):
+    def test_a_list_without_a_model(self):
+        seen = []
+        callback = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: seen.append(epoch),
+            on_epoch_end=lambda epoch, logs: seen.append(logs),
+        )
+        callbacks = keras.callbacks.CallbackList([callback])
+        callbacks.on_epoch_begin(0)
+        callbacks.on_epoch_end(0, {"loss": 1.0})
+        self.assertEqual(seen, [0, {"loss": 1.0}])
+
+
 if __name__ == "__main__":
     unittest.main()

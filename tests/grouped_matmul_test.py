@@ -92,6 +92,24 @@ class GroupedMatmulTest(parameterized.TestCase):
         unused = data.draw(st.integers(0, num_rows))
         self.check(*example(num_rows, num_experts, seed=seed, unused=unused), jit=False)
 
+    @parameterized.parameters(False, True)
+    def test_what_is_infinite_stays_with_its_expert(self, jit):
+        rows, kernels, sizes = np.ones((12, 3)), np.ones((3, 3, 4)), np.array([5, 3, 4], "int32")
+        scale = np.ones((12, 1))
+        scale[5:8] = np.inf  # The second expert's.
+        rows, kernels, scale = (x.astype("float32") for x in (rows, kernels, scale))
+
+        def function(rows, kernels):
+            return ops.sum(backend.grouped_matmul(rows, kernels, ops.array(sizes)) * scale)
+
+        if jit and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            function = tf.function(function, jit_compile=True, autograph=False)
+        _, (_, d_kernels) = gradients(function, [rows, kernels])
+        np.testing.assert_array_equal(d_kernels[0], 5.0)
+        np.testing.assert_array_equal(d_kernels[2], 4.0)
+
     def test_bfloat16(self):
         rows, kernels, sizes = example(64, 4)
         outputs = backend.grouped_matmul(

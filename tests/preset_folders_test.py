@@ -10,6 +10,7 @@ import keras_hub
 import numpy as np
 import tokenizer_helpers
 
+from keras_switch.layers import quantized
 from keras_switch.models import PRESETS
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
@@ -176,17 +177,19 @@ class PresetFoldersTest(unittest.TestCase):
             self.assertEqual(self.load(cls).dtype_policy.name, "mixed_float16")
 
     def test_the_policies_of_quantised_layers_are_kept(self):
-        policies = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
-        policies["logits"] = keras.dtype_policies.QuantizedDTypePolicy("int8", "float32")
         folder = self.copy("bare")
-        model = SwitchSeq2SeqLM(SwitchBackbone(**SIZES, dtype=policies))
+        model = SwitchSeq2SeqLM(SwitchBackbone(**SIZES, dtype="float32"))
+        model.quantize("int8")
+        policies = quantized.policy_of(model.backbone)
+        self.assertGreater(len(policies), 4)
         model.save_to_preset(str(folder))
         for backbone in (
             SwitchSeq2SeqLM.from_preset(str(folder)).backbone,
             SwitchSeq2SeqLM.from_preset(str(folder), dropout=0.25).backbone,
             SwitchBackbone.from_preset(str(folder)),
         ):
-            self.assertEqual(backbone.dtype_policy.get_config(), policies.get_config())
+            policy = quantized.policy_of(backbone)
+            self.assertEqual(policy.get_config(), policies.get_config())
 
     def test_without_a_tokenizer_there_is_no_preprocessor(self):
         for folder in ("bare", "backbone"):

@@ -52,6 +52,16 @@ class RematScopeTest(parameterized.TestCase):
             for x, y in zip(expected, received, strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
+    def test_frozen_weights_stay_as_they_are(self):
+        with keras.RematScope(mode="full"):
+            layer = SwitchDense(4, 16, seed=1, dtype="mixed_bfloat16")
+        layer.build((4, 6, 8))
+        layer.trainable = False
+        before = [np.array(ops.convert_to_numpy(weight)) for weight in layer.weights]
+        layer(ops.convert_to_tensor(tokens(4, 6, 8)))
+        for weight, value in zip(layer.weights, before, strict=True):
+            np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
+
     def test_is_called_again(self):
         calls = []
 

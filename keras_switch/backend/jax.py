@@ -165,7 +165,8 @@ def _looped_outer(rows, upstream, sizes):
         real = start[block] + jnp.arange(size)[:, None] < end[block]
         piece = lax.dynamic_slice_in_dim(padded, start[block], size)
         other = lax.dynamic_slice_in_dim(padded_upstream, start[block], size)
-        piece = jnp.where(real, piece, jnp.zeros((), piece.dtype))
+        # The rows of the next expert, which may be infinite.
+        piece, other = (jnp.where(real, x, jnp.zeros((), x.dtype)) for x in (piece, other))
         product = lax.dot_general(
             piece, other, (((0,), (0,)), ((), ())), preferred_element_type=kernels.dtype
         )

@@ -207,8 +207,11 @@ def _blocked_outer(rows, upstream, sizes):
     def body(block, kernels):
         first, at = tf.gather(start, block), tf.gather(expert, block)
         real = first + tf.range(size)[:, None] < tf.gather(end, block)
-        piece = tf.where(real, _read(rows, first, size), tf.zeros((), rows.dtype))
-        product = tf.matmul(piece, _read(upstream, first, size), transpose_a=True)
+        # Not the rows of the next expert, which may be infinite.
+        piece, other = (
+            tf.where(real, _read(x, first, size), tf.zeros((), x.dtype)) for x in (rows, upstream)
+        )
+        product = tf.matmul(piece, other, transpose_a=True)
         product = tf.cast(product, dtype) + _read(kernels, at, 1)[0]
         return block + 1, _write(kernels, product[None], at)
 

@@ -4,6 +4,8 @@ import functools
 
 from keras import ops
 
+from keras_switch import backend
+
 
 def causal_mask(query_length, key_length, offset):
     """`(1, query, key)`: a query at `offset` and on sees no key after itself."""
@@ -60,13 +62,15 @@ def of_shared_keys(padding_mask, attention_mask, queries_shape, num_rows):
         return None
     keys = ops.shape(mask)[-1]
     mask = ops.broadcast_to(mask, (batch, 1, length, keys))
-    return ops.reshape(mask, (num_rows, 1, batch // num_rows * length, keys))
+    share = batch // backend.larger(num_rows, 1)  # There may be no rows.
+    return ops.reshape(mask, (num_rows, 1, share * length, keys))
 
 
 def _repeat(mask, batch):
     """Each row as often as makes `batch` of them."""
     shape = ops.shape(mask)
-    copies = ops.broadcast_to(mask[:, None], (shape[0], batch // shape[0], *shape[1:]))
+    share = batch // backend.larger(shape[0], 1)
+    copies = ops.broadcast_to(mask[:, None], (shape[0], share, *shape[1:]))
     return ops.reshape(copies, (batch, *shape[1:]))
 
 

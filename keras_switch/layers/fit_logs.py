@@ -41,14 +41,16 @@ def show_in_every_fit():
 
     @functools.wraps(on_epoch_begin)
     def start_and_begin(self, epoch, logs=None):
-        if self.model is not None:
-            start_epoch(self.model)
+        model = getattr(self, "model", None)
+        if isinstance(model, keras.Model):
+            start_epoch(model)
         on_epoch_begin(self, epoch, logs)
 
     @functools.wraps(on_epoch_end)
     def add_and_end(self, epoch, logs=None):
-        if self.model is not None and logs is not None:
-            logs.update(of_epoch(self.model))
+        model = getattr(self, "model", None)
+        if isinstance(model, keras.Model) and logs is not None:
+            logs.update(of_epoch(model))
         on_epoch_end(self, epoch, logs)
 
     callbacks.on_epoch_begin, callbacks.on_epoch_end = start_and_begin, add_and_end

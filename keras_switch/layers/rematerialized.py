@@ -30,8 +30,11 @@ def without_remat():
 
 
 def _pure_call(layer, call, args, kwargs):
-    trainable, others = layer.trainable_variables, layer.non_trainable_variables
-    state = [ops.copy(variable) for variable in others]
+    trainable, saved = layer.trainable_variables, {id(weight) for weight in layer.weights}
+    # What a call changes: seeds and sums. Frozen weights are constants.
+    others = [variable for variable in layer.variables if id(variable) not in saved]
+    with AutocastScope(None):
+        state = [ops.copy(variable) for variable in others]
     leaves = keras.tree.flatten((args, kwargs))
     # Only what may have a gradient is an argument.
     places = [place for place, leaf in enumerate(leaves) if _is_float(leaf)]

@@ -133,7 +133,8 @@ def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwarg
 
 def _dtype(saved, dtype):
     """The dtype to load with. Layers that are quantized stay so."""
-    if dtype is None or not saved or saved["class_name"] != "DTypePolicyMap":
+    is_map = isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap"
+    if dtype is None or not is_map:
         return saved if dtype is None else dtype
     name = keras.dtype_policies.get(dtype).name
     saved["config"]["default_policy"] = name

@@ -8,6 +8,7 @@ from keras import ops
 from keras_switch import checks
 from keras_switch.layers import parallelism
 from keras_switch.models import cached_decoding
+from keras_switch.models import generate_inputs
 from keras_switch.models import losses
 from keras_switch.models import preset_folders
 from keras_switch.models.switch_backbone import SwitchBackbone
@@ -104,15 +105,46 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
     to_dense = to_dense
 
     def generate(self, inputs, max_length=None, stop_token_ids="auto", strip_prompt=False):
+        """Writes what follows texts, or with no preprocessor rows of ids.
+
+        Args:
+            inputs: A text, a list or an array of texts, a `tf.data.Dataset`, or a dictionary of
+                `encoder_text` and `decoder_text`, the prompts to go on from. With no
+                preprocessor, the dictionary of the model's inputs.
+            max_length: int. Ids of a decoder's row, its prompt included. Defaults to the
+                preprocessor's.
+            stop_token_ids: `"auto"`, the end of a text; a sequence of ints; or `None`.
+            strip_prompt: bool. Whether to leave the prompts out of what is returned.
+
+        Returns:
+            A text or a list of texts; with no preprocessor a dictionary as of `generate_step`.
+
+        Raises:
+            ValueError: If an argument is not as described, or the model is split by a mesh.
+        """
         self.parallelism.check_whole("`generate`")
-        return super().generate(inputs, max_length, stop_token_ids, strip_prompt)
+        if max_length is not None:
+            max_length = checks.check_positive_integer("max_length", max_length)
+        if self.preprocessor is not None:
+            inputs = generate_inputs.checked(inputs)
+            if generate_inputs.are_none(inputs):
+                return []
+        token = generate_inputs.strips_prompts.set(checks.check_bool("strip_prompt", strip_prompt))
+        try:
+            return super().generate(inputs, max_length, stop_token_ids)
+        finally:
+            generate_inputs.strips_prompts.reset(token)
 
     def make_generate_function(self):
         function = super().make_generate_function()
 
         def checked(inputs, stop_token_ids=None):
-            _check_prompts(inputs["decoder_padding_mask"])
-            return function(inputs, stop_token_ids=stop_token_ids)
+            prompt_mask = inputs["decoder_padding_mask"]
+            _check_prompts(prompt_mask)
+            outputs = function(inputs, stop_token_ids=stop_token_ids)
+            if generate_inputs.strips_prompts.get():
+                outputs = generate_inputs.without_prompts(outputs, prompt_mask)
+            return outputs
 
         return checked
 

@@ -69,8 +69,8 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     output_dir = pathlib.Path(output_dir)
     if restart and output_dir.exists():
         with run_directory.lock(output_dir):
-            pass  # Nobody is at work there.
-        print(f"Moved the earlier run to {run_directory.move_aside(output_dir)}.")
+            aside = run_directory.move_aside(output_dir)
+        print(f"Moved the earlier run to {aside}.")
     with run_directory.lock(output_dir):
         return _pretrain(config, output_dir, checkpoint_every)
 
@@ -240,10 +240,6 @@ def draw(config, state, recorder, output_dir):
 
 def save(model, path):
     """Writes the preset folder, whole or not at all, in the place of an earlier one."""
-    with atomic.whole(path) as beside:
+    with atomic.whole(path, replaces_folder=True) as beside:
         model.save_to_preset(str(beside))
-        earlier = beside.with_suffix(".earlier.tmp")
-        if path.exists():
-            path.rename(earlier)
-    atomic.remove(earlier)
     print(f"Saved {path}, from which `SwitchSeq2SeqLM.from_preset` makes the model again.")

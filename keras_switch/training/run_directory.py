@@ -35,7 +35,10 @@ def lock(directory):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            # The directory may have been moved aside, and another process may hold this name.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    path.unlink()
             os.close(handle)
 
 
@@ -162,10 +165,11 @@ def write_exported(directory, checkpoint, path):
 
 def move_aside(directory):
     """Renames a directory to a free name beside it, and returns that."""
-    number = 1
+    directory, number = directory.resolve(), 1
     while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1
     directory.rename(aside)
+    (aside / LOCK).unlink(missing_ok=True)
     return aside
 
 
