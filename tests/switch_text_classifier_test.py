@@ -133,7 +133,7 @@ class SwitchTextClassifierTest(unittest.TestCase):
         self.assertEqual(model.backbone.hidden_dim, 32)
         with self.assertRaisesRegex(ValueError, "No weights come with the name 'switch_tiny_8'"):
             SwitchTextClassifier.from_preset("switch_tiny_8", num_classes=4)
-        with self.assertRaisesRegex(ValueError, "for `units`"):
+        with self.assertRaisesRegex(ValueError, "`num_classes` must be a positive integer"):
             SwitchTextClassifier(backbone(), 0)
         with self.assertRaisesRegex(
             ValueError, "`compile`. Mind the spelling. Received: classes=3"
