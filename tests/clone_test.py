@@ -54,7 +54,7 @@ class CloneTest(parameterized.TestCase):
         self.assertEqual(len(copied.get_weights()), len(weights))
         copied.set_weights(weights)
         for variable in model.trainable_variables:  # Whose changes are none of the copy.
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         received = copied(self.inputs(model))
         model.set_weights(weights)
         pairs = zip(
