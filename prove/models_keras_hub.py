@@ -8,6 +8,7 @@ import sys
 
 import keras
 import keras_hub
+import lm_helpers
 import models_compare
 import numpy as np
 from keras import ops
@@ -30,6 +31,14 @@ VERSIONS = {
     "T5 1.0": ("relu", False, True),
     "T5 1.1": ("gelu_approximate", True, False),
 }
+
+
+class NeverPads(keras_hub.models.T5Seq2SeqLM):
+    """KerasHub's model, but `generate` never writes padding, as ours never does."""
+
+    def call_decoder_with_cache(self, *args, **kwargs):
+        logits, *others = super().call_decoder_with_cache(*args, **kwargs)
+        return lm_helpers.without_padding(logits), *others
 
 
 def gelu_approximate(x):
@@ -56,8 +65,7 @@ def build(version):
         names[name].assign(weight)
     if len(names) != len(ours.weights) or len(names) != len(theirs.weights):
         sys.exit(f"Weights: {len(names)}, {len(ours.weights)}, {len(theirs.weights)}")
-    lm = keras_hub.models.T5Seq2SeqLM(theirs)
-    return SwitchSeq2SeqLM(ours), lm
+    return SwitchSeq2SeqLM(ours), NeverPads(theirs)
 
 
 def variables(backbone):
