@@ -37,7 +37,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/export_formats_test.py \
 	tests/fit_logs_test.py \
 	tests/float16_test.py \
-	tests/generate_test.py \
+	tests/generate*_test.py \
 	tests/grouped_matmul_test.py \
 	tests/huggingface_tokenizer_test.py \
 	tests/huggingface_weights_test.py \
