@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Rows that a step of the loop multiplies: few waste less, many fill a matrix unit. The fewest are
-# for experts that share so few rows, as those of one generated token.
-FEWEST_ROWS, SMALLEST_BLOCK, LARGEST_BLOCK = 8, 32, 256
+from keras_switch.backend.block_size import block_size
 
 
 def first_largest(x):
@@ -107,15 +105,6 @@ def _native_outer(rows, upstream, sizes):
     return lax.ragged_dot_general(rows, upstream, sizes, dimensions)
 
 
-def _block_size(num_rows, num_experts):
-    """A quarter of an even share of the rows, as a power of two within bounds."""
-    if not isinstance(num_rows, int):
-        return SMALLEST_BLOCK
-    share = num_rows // num_experts
-    smallest = SMALLEST_BLOCK if share >= FEWEST_ROWS else FEWEST_ROWS
-    return min(max(1 << (share // 4).bit_length(), smallest), LARGEST_BLOCK)
-
-
 def _blocks(num_rows, sizes, size):
     """Cuts each expert's rows into blocks of `size`: `(count, expert, start, end)` of them.
 
@@ -136,7 +125,7 @@ def _blocks(num_rows, sizes, size):
 def _looped_products(rows, kernels, sizes, transpose):
     """A loop over blocks of rows; what a block writes past its expert is overwritten."""
     num_rows, width = rows.shape[0], kernels.shape[1 if transpose else 2]
-    size = _block_size(num_rows, sizes.shape[0])
+    size = block_size(num_rows, sizes.shape[0])
     count, expert, start, _ = _blocks(num_rows, sizes, size)
     padded = jnp.pad(rows, ((0, size), (0, 0)))
     contracted = (((1,), (1 if transpose else 0,)), ((), ()))
@@ -157,7 +146,7 @@ def _looped_products(rows, kernels, sizes, transpose):
 @jax.jit
 def _looped_outer(rows, upstream, sizes):
     """The same loop, summed over the blocks of an expert in float32."""
-    size = _block_size(rows.shape[0], sizes.shape[0])
+    size = block_size(rows.shape[0], sizes.shape[0])
     count, expert, start, end = _blocks(rows.shape[0], sizes, size)
     padded, padded_upstream = (jnp.pad(x, ((0, size), (0, 0))) for x in (rows, upstream))
 

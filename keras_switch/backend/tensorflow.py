@@ -2,15 +2,12 @@
 
 import tensorflow as tf
 
+from keras_switch.backend.block_size import block_size
 from keras_switch.private.tensorflow import GraphOrParentsInXlaContext
 from keras_switch.private.tensorflow import xla
 
 # Outside XLA one graph node a matrix is fastest; a loop over chunks bounds the graph.
 CHUNK = 64
-# Rows that a step of the XLA loop multiplies: few waste less, many fill a matrix unit. The fewest
-# are for experts that share so few rows, as those of one generated token; on a CPU one row at a
-# time is slower.
-FEWEST_ROWS, SMALLEST_BLOCK, LARGEST_BLOCK = 8, 32, 256
 
 
 def first_largest(x):
@@ -139,16 +136,6 @@ def _num_rows(rows):
     return tf.shape(rows)[0] if rows.shape[0] is None else rows.shape[0]
 
 
-def _block_size(rows, sizes):
-    """A quarter of an even share of the rows, as a power of two within bounds."""
-    num_rows = rows.shape[0]
-    if num_rows is None:
-        return SMALLEST_BLOCK
-    share = num_rows // sizes.shape[0]
-    smallest = SMALLEST_BLOCK if share >= FEWEST_ROWS else FEWEST_ROWS
-    return min(max(1 << (share // 4).bit_length(), smallest), LARGEST_BLOCK)
-
-
 def _blocks(num_rows, sizes, size):
     """Cuts each expert's rows into blocks of `size`: `(count, expert, start, end)` of them.
 
@@ -181,7 +168,7 @@ def _write(x, value, start):
 def _blocked_matmul(rows, kernels, sizes, transpose):
     """A loop over blocks of rows; what a block writes past its expert is overwritten."""
     num_rows, width = _num_rows(rows), kernels.shape[1 if transpose else 2]
-    size = _block_size(rows, sizes)
+    size = block_size(rows.shape[0], sizes.shape[0])
     count, expert, start, _ = _blocks(num_rows, sizes, size)
     padded = tf.pad(rows, [[0, size], [0, 0]])
 
@@ -200,7 +187,7 @@ def _blocked_matmul(rows, kernels, sizes, transpose):
 
 def _blocked_outer(rows, upstream, sizes):
     """The gradient of the kernels, summed over blocks in float32 at least."""
-    size = _block_size(rows, sizes)
+    size = block_size(rows.shape[0], sizes.shape[0])
     count, expert, start, end = _blocks(_num_rows(rows), sizes, size)
     rows, upstream = (tf.pad(x, [[0, size], [0, 0]]) for x in (rows, upstream))
 
