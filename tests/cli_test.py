@@ -40,12 +40,18 @@ class ProcessTest(unittest.TestCase):
         cls.script = cls.root / "keras-switch"
         cls.script.write_text(SCRIPT)
 
+    def environment(self, **more):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+        # The command hides what TensorFlow prints of this machine, unless this says otherwise.
+        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+        return environment
+
     def run_command(self, *args, code, **environment):
         """Returns what it prints, and its errors."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
         command = [sys.executable, str(self.script), *args]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self.environment(**environment)
+        )
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         return done.stdout, done.stderr
 
@@ -77,13 +83,12 @@ class ProcessTest(unittest.TestCase):
 
     def run_on_a_full_disk(self, *args, room):
         """Runs a command that can write no file of more bytes; returns its errors."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             [sys.executable, str(self.script), *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=self.environment(),
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
         )
         self.assertEqual(done.returncode, 1, done.stderr)
@@ -111,10 +116,9 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(names, ["checkpoints", "config.json", "vocabulary.model"])
 
     def test_ctrl_c_while_it_imports_just_stops(self):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         process = subprocess.Popen(
             [sys.executable, str(self.script), "convert", "--input=/none", "--output=/none"],
-            env=environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -128,19 +132,21 @@ class ProcessTest(unittest.TestCase):
         self.assertEqual(process.returncode, 130)
 
     def test_a_closed_pipe_ends_it_without_a_word(self):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         reader, writer = os.pipe()
         os.close(reader)
         command = [sys.executable, str(self.script), "models"]
-        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment)
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, env=self.environment()
+        )
         os.close(writer)
         self.assertEqual((done.returncode, done.stderr), (1, b""))
 
     def test_output_that_cannot_be_written_is_an_error(self):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, str(self.script), "models"]
         with open("/dev/full", "w") as full:
-            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, env=self.environment()
+            )
         message = b"keras-switch models: [Errno 28] No space left on device\n"
         self.assertEqual((done.returncode, done.stderr), (1, message))
 

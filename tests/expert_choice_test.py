@@ -194,7 +194,8 @@ class ExpertChoiceTest(parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_fit_with_unknown_shapes(self, jit):
         inputs = keras.Input((None, 6))
-        layer = SwitchDense(4, 8, routing="expert_choice", routing_metrics=False)
+        # In bfloat16 an expert may choose another of two tokens that are almost equal to it.
+        layer = SwitchDense(4, 8, routing="expert_choice", routing_metrics=False, dtype="float32")
         model = keras.Model(inputs, layer(inputs))
         model.compile("adam", "mse", jit_compile=jit)
         for length in (5, 12):
@@ -203,7 +204,7 @@ class ExpertChoiceTest(parameterized.TestCase):
             self.assertLess(losses[-1], losses[0])
             expected = reference.switch_dense(layer, x[:4])[0]
             got = ops.convert_to_numpy(ops.cast(model.predict(x[:4], verbose=0), "float32"))
-            np.testing.assert_allclose(got, expected, atol=2e-2)
+            np.testing.assert_allclose(got, expected, atol=1e-4)
 
     @parameterized.parameters(
         ({"overflow": "reroute"}, "`overflow` means nothing with `routing='expert_choice'`"),

@@ -37,6 +37,7 @@ READ = {
 
 # What a subclass here overrides.
 OVERRIDDEN = {
+    "keras.Function._run_through_graph": "the logits of a clone use its own embedding; 3.0",
     "keras.Layer._losses": "the losses of each thread apart, for replicas; 3.0",
     "keras.Variable._initialize_with_initializer": "a slice on each core; 3.4",
     "keras.Variable._direct_assign": "scatters a whole value; 3.0",
