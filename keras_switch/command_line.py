@@ -1,5 +1,6 @@
 """Flags of a command, their help, and errors in one line that name them as they are typed."""
 
+import dataclasses
 import difflib
 import functools
 import math
@@ -56,6 +57,27 @@ def define(define_flags):
     return definer.values
 
 
+def define_settings(flags, config_class):
+    """Defines a flag for each field of a class of `keras_switch.configs`."""
+    for field in dataclasses.fields(config_class):
+        summary, least, most, choices = field.metadata.values()
+        if choices:
+            flags.DEFINE_enum(field.name, field.default, choices, summary)
+        elif field.type is str:
+            flags.DEFINE_string(field.name, field.default, summary)
+        else:
+            define = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
+            define(field.name, field.default, summary, least, most)
+
+
+def settings(config_class, values):
+    """Makes the settings of a command: those of the file `--config`, which flags replace."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    given = {name: values[name].value for name in names if values[name].present}
+    base = config_class.from_file(values.config) if values.config else config_class()
+    return dataclasses.replace(base, **given)
+
+
 def is_help(argument):
     """Whether an argument asks for help, in one of the usual spellings."""
     return argument.startswith("-") and argument.lstrip("-") in HELP
@@ -92,9 +114,11 @@ def command_usage(name, command):
     """The help of a `Command`."""
     flags = _flags(define(command.define_flags))
     lines = [f"{PROGRAM} {name}: {command.summary}", *(["", "flags:"] if flags else [])]
+    width = max((len(flag.name) for flag in flags), default=0)
     for flag in flags:
-        default = "" if flag.default in (None, "", False) else f" (default: {flag.default})"
-        lines.append(f"  --{flag.name:18} {flag.help}{default}")
+        has_none = flag.default in (None, "") or flag.default is False
+        default = "" if has_none else f" (default: {flag.default})"
+        lines.append(f"  --{flag.name:{width}}  {flag.help}{default}")
     return "\n".join(lines)
 
 

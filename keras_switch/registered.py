@@ -15,7 +15,7 @@ CLASSES = {
     ),
     "keras_switch.models.losses": ("TargetCrossEntropy",),
     "keras_switch.models.switch_text_classifier": ("Float32Dense",),
-    "keras_switch.training": ("Adafactor", "RelativeStep"),
+    "keras_switch.training": ("Adafactor", "InverseSquareRoot", "RelativeStep"),
 }
 
 

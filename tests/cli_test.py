@@ -23,6 +23,8 @@ from keras_switch import export
 from keras_switch import models
 from keras_switch import tpu
 from keras_switch import training
+from keras_switch.commands import pretrain as pretrain_command
+from keras_switch.commands import rehearse
 from keras_switch.training import pretrain
 
 # What pip makes of the entry point.
@@ -57,7 +59,8 @@ class ProcessTest(unittest.TestCase):
 
     def test_help_of_a_command_lists_its_flags(self):
         output, errors = self.run_command("pretrain", "--help", code=0)
-        self.assertIn("--vocabulary_size    Ids of the vocabulary. (default: ", output)
+        self.assertRegex(output, r"--vocabulary_size +Ids of the vocabulary.*\(default: 2048\)")
+        self.assertRegex(output, r"--dropout .*\(default: 0\.0\)")
         self.assertEqual(errors, "")
 
     def test_bad_flags_are_explained_in_one_line(self):
@@ -177,10 +180,9 @@ class ProcessTest(unittest.TestCase):
 
     @unittest.skipUnless(importlib.util.find_spec("jax"), "JAX is not installed.")
     def test_another_backend_is_refused_at_the_start(self):
-        _, errors = self.run_command(
-            "pretrain", f"--output_dir={self.root / 'jax'}", code=1, KERAS_BACKEND="jax"
-        )
-        self.assertIn("SavedModels need the TensorFlow backend", errors)
+        flags = ("--model=/none", f"--output={self.root / 'jax'}")
+        _, errors = self.run_command("export", *flags, code=1, KERAS_BACKEND="jax")
+        self.assertIn("keras-switch export: SavedModels need the TensorFlow backend", errors)
 
 
 class CommandLineTest(unittest.TestCase):
@@ -220,7 +222,7 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(
                 self.run_command(*arguments, code=2),
                 "keras-switch: Unknown command: 'pretrian'. Did you mean pretrain? The commands "
-                "are: pretrain, rehearse, models, convert. See: keras-switch --help\n",
+                f"are: {', '.join(cli.COMMANDS)}. See: keras-switch --help\n",
             )
         output = self.run_command("--to=keras", "convert", code=2)
         self.assertIn("Unknown flag: --to=keras. A command comes before its flags.", output)
@@ -281,7 +283,7 @@ class CommandLineTest(unittest.TestCase):
 
     def rehearse(self, **changes):
         """Runs `rehearse` with its flags' defaults; returns what it asked for and printed."""
-        names = command_line.define(cli._rehearse_flags)
+        names = command_line.define(rehearse.define_flags)
         names.mark_as_parsed()
         for name, value in changes.items():
             names[name].value = value
@@ -292,7 +294,7 @@ class CommandLineTest(unittest.TestCase):
             unittest.mock.patch.object(tpu, "rehearse", return_value=answer) as self.rehearsals,
             contextlib.redirect_stdout(output),
         ):
-            cli._rehearse(names)
+            rehearse.run(names)
         self.assertEqual(output.getvalue(), f"{answer}\n")
         return self.rehearsals.call_args
 
@@ -358,18 +360,19 @@ class CommandLineTest(unittest.TestCase):
         """Runs `pretrain` whose parts are mocks; returns their calls, and what is printed."""
         calls, output = unittest.mock.Mock(), io.StringIO()
         calls.pretrain.return_value = "model"
-        calls.export_text_model.side_effect = lambda model, path: path / "1"
-        values = unittest.mock.MagicMock(output_dir=str(directory), restart=False)
+        calls.export_pretrained.side_effect = lambda model, folder, path: path / "1"
+        values = command_line.define(pretrain_command.define_flags)
+        values(["keras-switch", f"--output_dir={directory}"])
         (directory / "checkpoints" / "step-1").mkdir(parents=True, exist_ok=True)
         with (
             unittest.mock.patch.object(tpu, "highest_float32", calls.highest_float32),
             unittest.mock.patch.object(pretrain, "pretrain", calls.pretrain),
             unittest.mock.patch.object(pretrain, "question", return_value="question"),
-            unittest.mock.patch.object(export, "export_text_model", calls.export_text_model),
+            unittest.mock.patch.object(export, "export_pretrained", calls.export_pretrained),
             unittest.mock.patch.object(export, "ask_in_another_process", calls.ask),
             contextlib.redirect_stdout(output),
         ):
-            cli._pretrain(values)
+            pretrain_command.run(values)
         return calls, output.getvalue()
 
     def test_pretrain_asks_for_true_float32_and_exports(self):
@@ -377,9 +380,9 @@ class CommandLineTest(unittest.TestCase):
             directory = pathlib.Path(directory)
             calls, output = self.pretrain(directory)
             names = [call[0] for call in calls.method_calls]
-            self.assertEqual(names, ["highest_float32", "pretrain", "export_text_model", "ask"])
+            self.assertEqual(names, ["highest_float32", "pretrain", "export_pretrained", "ask"])
             path = directory / "saved_model"
-            calls.export_text_model.assert_called_with("model", path)
+            calls.export_pretrained.assert_called_with("model", directory / "model", path)
             calls.ask.assert_called_with(path / "1", "question")
             self.assertIn(f"Exported {path / '1'}", output)
 
@@ -390,12 +393,12 @@ class CommandLineTest(unittest.TestCase):
             path = directory / "saved_model" / "1"
             path.mkdir(parents=True)
             calls, output = self.pretrain(directory)
-            calls.export_text_model.assert_not_called()
+            calls.export_pretrained.assert_not_called()
             calls.ask.assert_called_with(path, "question")
             self.assertIn(f"The export, {path}, is that of this model already.", output)
             (directory / "checkpoints" / "step-2").mkdir()
             calls, _ = self.pretrain(directory)
-            calls.export_text_model.assert_called()
+            calls.export_pretrained.assert_called()
 
 
 if __name__ == "__main__":

@@ -38,11 +38,12 @@ ARROWS = {
     "tpu": {"checks", "private", "layers", "backend"},
     "weights": {"atomic", "checks", "models", "data", "layers", "backend"},
     "export": {"atomic", "checks", "models", "data", "layers", "backend"},
-    "training": {"atomic", "checks", "models", "data", "tpu", "layers", "backend"},
-    "cli": {
-        "__version__",
+    "training": {"atomic", "checks", "configs", "models", "data", "tpu", "layers", "backend"},
+    "configs": {"checks"},
+    "commands": {
         "atomic",
         "command_line",
+        "configs",
         "process",
         "training",
         "weights",
@@ -53,6 +54,7 @@ ARROWS = {
         "layers",
         "backend",
     },
+    "cli": {"__version__", "command_line", "commands", "process", "training"},
 }
 USES_TENSORFLOW = {"backend", "private", "data", "weights", "export", "tpu"}
 USES_JAX = {"backend", "tpu"}

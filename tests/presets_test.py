@@ -6,7 +6,7 @@ import unittest.mock
 
 import keras
 
-from keras_switch import cli
+from keras_switch.commands.models import TABLE
 from keras_switch.layers import scopes
 from keras_switch.models import PRESETS
 from keras_switch.models import SwitchBackbone
@@ -142,7 +142,7 @@ class PresetsTest(unittest.TestCase):
             "python -c 'from keras_switch.models import sizes; print(*sizes.table(), sep=\"\\n\")' "
             "> keras_switch/models/presets.md"
         )
-        self.assertEqual(cli.MODELS.read_text().splitlines(), list(sizes.table()), command)
+        self.assertEqual(TABLE.read_text().splitlines(), list(sizes.table()), command)
 
     def test_dense_twins_need_as_many_operations(self):
         for name in ("base_128", "large_128", "xxl_128"):

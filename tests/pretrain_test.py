@@ -12,16 +12,20 @@ import keras
 import numpy as np
 
 from keras_switch import atomic
+from keras_switch.configs import PretrainConfig
 from keras_switch.data import read_corpus
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.training import checkpoint
 from keras_switch.training import pretrain
+from keras_switch.training import pretrain_data
+from keras_switch.training import pretrain_model
 from keras_switch.training import run_directory
 
 SIZES = {
     "vocabulary_size": 400,
     "inputs_length": 32,
-    "noise_density": 0.15,
+    "short_inputs_length": 16,
+    "short_epochs": 1,
     "batch_size": 2,
     "hidden_dim": 8,
     "intermediate_dim": 16,
@@ -61,7 +65,7 @@ class PretrainTest(unittest.TestCase):
 
     @classmethod
     def config(cls, **kwargs):
-        return pretrain.PretrainConfig(**{"corpus": str(cls.corpus), **SIZES, **kwargs})
+        return PretrainConfig(**{"corpus": str(cls.corpus), **SIZES, **kwargs})
 
     def test_trains_and_draws(self):
         for name in ("vocabulary.model", "config.json", "figures/loss.png"):
@@ -118,7 +122,8 @@ class PretrainTest(unittest.TestCase):
     def test_a_run_stopped_in_an_epoch_resumes_to_the_same_history(self):
         directory = self.root / "stopped"
         save = checkpoint.Checkpoint.save
-        saves = unittest.mock.Mock(side_effect=[None, KeyboardInterrupt])
+        # The first two are those of step 3, and of the end of the stage of short texts.
+        saves = unittest.mock.Mock(side_effect=[None, None, KeyboardInterrupt])
 
         def save_and_stop(self):
             save(self)
@@ -144,7 +149,7 @@ class PretrainTest(unittest.TestCase):
             run(config, directory)
         with self.assertRaisesRegex(ValueError, r"has other settings.*epochs=1 \(was 2\)"):
             run(self.config(epochs=1), directory)
-        with self.assertRaisesRegex(ValueError, "must fill a batch of 100000 chunks"):
+        with self.assertRaisesRegex(ValueError, "must fill a batch of 200000 chunks"):
             run(config, directory, restart=True)
         self.assertEqual((self.root / "other.1" / "config.json").read_text(), settings)
         self.assertFalse(directory.exists())
@@ -170,7 +175,9 @@ class PretrainTest(unittest.TestCase):
 
     def test_the_learning_rate_of_an_extended_run_is_the_longer_runs(self):
         rates = [
-            pretrain.build_and_compile(self.config(epochs=epochs), 400).optimizer._learning_rate
+            pretrain_model.build_and_compile(
+                self.config(epochs=epochs), 400
+            ).optimizer._learning_rate
             for epochs in (2, 4)
         ]
         shorter, longer = ([float(rate(step)) for step in range(8)] for rate in rates)
@@ -197,7 +204,8 @@ class PretrainTest(unittest.TestCase):
             (path / "model.keras").write_bytes(b"")
         _, output = run(self.config(), directory)
         self.assertIn("No whole checkpoint is left.", output)
-        self.assertIn("Epoch 1/2", output)
+        state = checkpoint.read_state(checkpoint.latest(directory / "checkpoints"))
+        self.assertEqual(state.history["loss"], self.state.history["loss"])
 
     def test_damaged_files_of_a_run_are_named(self):
         for name, content, message in (
@@ -254,19 +262,49 @@ class PretrainTest(unittest.TestCase):
 
     def test_a_held_out_part_that_is_too_short_is_named(self):
         config = self.config(batch_size=64)
-        message = "corpus that is held out, 8 of 400 lines, is too short.*must fill a batch of 64"
+        message = "corpus that is held out, 2% of its lines, is too short.*must fill a batch of 128"
         with self.assertRaisesRegex(ValueError, message):
-            pretrain.prepare_data(config, self.lines, self.model.preprocessor.tokenizer)
+            pretrain_data.prepare(config, self.lines, self.model.preprocessor.tokenizer)
+
+    def prepare(self, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return pretrain_data.prepare(self.config(**kwargs), self.lines)
 
     def test_batches_are_those_of_the_tokenizer(self):
-        with contextlib.redirect_stdout(io.StringIO()):
-            tokenizer, train, held_out = pretrain.prepare_data(
-                self.config(noise_density=0.3), self.lines
-            )
+        tokenizer, stages = self.prepare(noise_density=0.3)
         self.assertEqual(tokenizer.proto, self.model.preprocessor.tokenizer.proto)
-        for batches in (train, held_out):
+        for batches in stages[-1].train, stages[-1].held_out:
             self.assertEqual(batches.inputs_length, 32)
             self.assertAlmostEqual(batches.plan.num_noise / batches.plan.length, 0.3, delta=0.02)
+
+    def test_short_texts_come_first_and_fill_as_large_a_batch(self):
+        _, (short, whole) = self.prepare()
+        self.assertEqual((short.first_epoch, short.first_step), (0, 0))
+        self.assertEqual((whole.first_epoch, whole.first_step), (1, 4))
+        sizes = [(x.train.batch_size, x.train.inputs_length) for x in (short, whole)]
+        self.assertEqual(sizes, [(4, 16), (2, 32)])
+
+    def test_a_run_may_have_texts_of_one_length_only(self):
+        for config, length in (
+            ({"short_epochs": 0}, 32),
+            ({"short_inputs_length": 32}, 32),
+            ({"short_epochs": 2}, 16),
+        ):
+            _, stages = self.prepare(**config)
+            self.assertEqual([stage.train.inputs_length for stage in stages], [length])
+
+    def test_a_tokenizer_of_ones_own_is_used(self):
+        path = self.root / "own.model"
+        path.write_bytes(self.model.preprocessor.tokenizer.proto)
+        tokenizer, _ = self.prepare(vocabulary=str(path), vocabulary_size=1)
+        self.assertEqual(tokenizer.vocabulary_size(), 400)
+
+    def test_the_gap_between_own_and_others_inputs_is_shown(self):
+        history = self.state.history
+        self.assertEqual(len(history["val_shuffled_nats_per_token"]), 2)
+        self.assertNotEqual(history["val_shuffled_nats_per_token"], history["val_nats_per_token"])
+        self.assertRegex(self.output, "Held-out text, 16 tokens: .* the inputs of another text")
+        self.assertRegex(self.output, "Held-out text, 32 tokens: .* the inputs of another text")
 
 
 if __name__ == "__main__":

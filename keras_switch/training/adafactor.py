@@ -4,22 +4,7 @@ import keras
 from keras import ops
 
 from keras_switch import checks
-
-
-@keras.saving.register_keras_serializable(package="keras_switch")
-class RelativeStep(keras.optimizers.schedules.LearningRateSchedule):
-    """T5's learning rate: `min(0.01, 1 / sqrt(step))`, where the first step is 1.
-
-    Example:
-    >>> [round(float(RelativeStep()(step)), 6) for step in (0, 9_999, 39_999)]
-    [0.01, 0.01, 0.005]
-    """
-
-    def __call__(self, step):
-        return ops.minimum(0.01, ops.rsqrt(ops.cast(step, "float32") + 1.0))
-
-    def get_config(self):
-        return {}
+from keras_switch.training.schedules import RelativeStep
 
 
 @keras.saving.register_keras_serializable(package="keras_switch")

@@ -2,46 +2,27 @@
 
 import dataclasses
 import pathlib
-import time
 
 import keras
 
 from keras_switch import atomic
 from keras_switch import data
 from keras_switch.data import corpus as corpus_module
-from keras_switch.models import SwitchBackbone
-from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.data.shuffled_inputs import shuffle_inputs
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
 from keras_switch.training import callbacks
 from keras_switch.training import checkpoint as checkpoint_module
 from keras_switch.training import plots
+from keras_switch.training import pretrain_data
+from keras_switch.training import pretrain_model
 from keras_switch.training import run_directory
+from keras_switch.training.pretrain_model import NATS
+from keras_switch.training.validation import ShuffledValidation
 
-NATS, VOCABULARY = "nats_per_token", "vocabulary.model"
-
-
-@dataclasses.dataclass(frozen=True)
-class PretrainConfig:
-    """What decides a run; `keras-switch pretrain --help` describes each field."""
-
-    corpus: str
-    vocabulary_size: int
-    inputs_length: int
-    noise_density: float
-    batch_size: int
-    hidden_dim: int
-    intermediate_dim: int
-    num_heads: int
-    num_layers: int
-    num_experts: int
-    dtype: str
-    learning_rate: float
-    warmup_steps: int
-    epochs: int
-    steps_per_epoch: int
-    validation_steps: int
-    seed: int
+VOCABULARY = "vocabulary.model"
+# What a run may be resumed with that it did not begin with.
+GROWING, FREE = ("epochs",), ("mesh", "layout")
 
 
 def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
@@ -51,7 +32,8 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
     `SwitchSeq2SeqLM.from_preset`, tokenizer included.
 
     More epochs than an earlier run had extend it: from its last step on the learning rate is that
-    which a run of so many epochs has at that step, so it first rises again.
+    which a run of so many epochs has at that step, so it first rises again. It may go on on another
+    mesh.
 
     Args:
         config: `PretrainConfig`.
@@ -60,7 +42,8 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
         checkpoint_every: `"epoch"`, or int, a number of steps.
 
     Returns:
-        The trained `SwitchSeq2SeqLM`, with its preprocessor.
+        The trained `SwitchSeq2SeqLM`, with its preprocessor; an ordinary one also after training on
+        a mesh.
 
     Raises:
         ValueError: If the run in the directory has other settings or another corpus, a file of it
@@ -77,7 +60,8 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
 
 def _pretrain(config, output_dir, checkpoint_every):
     settings = dataclasses.asdict(config)
-    before = run_directory.check_settings(settings, output_dir, growing=["epochs"])
+    before = run_directory.check_settings(settings, output_dir, growing=GROWING, free=FREE)
+    mesh = pretrain_model.connect(config)
     lines = data.read_corpus(config.corpus or None)
     if before:
         run_directory.check_corpus(lines, output_dir)
@@ -85,8 +69,8 @@ def _pretrain(config, output_dir, checkpoint_every):
     keras.utils.set_random_seed(config.seed)
     path = output_dir / VOCABULARY
     tokenizer = SwitchTokenizer(str(path)) if before else None
-    tokenizer, train, validation = prepare_data(config, lines, tokenizer)
-    model = build_and_compile(config, tokenizer.vocabulary_size())
+    tokenizer, stages = pretrain_data.prepare(config, lines, tokenizer)
+    model = pretrain_model.build_and_compile(config, tokenizer.vocabulary_size(), mesh)
     if not before:
         with atomic.whole(path) as beside:
             beside.write_bytes(tokenizer.proto)
@@ -101,11 +85,16 @@ def _pretrain(config, output_dir, checkpoint_every):
             f"Extended the run from {before['epochs']} to {config.epochs} epochs: from here on the "
             "learning rate follows the longer run's."
         )
-    state, recorder = fit(config, model, train, validation, output_dir, checkpoint_every)
+    state, recorder = fit(config, model, stages, output_dir, checkpoint_every)
     draw(config, state, recorder, output_dir)
+    for stage in stages:
+        print(held_out_line(config, model, stage))
+    if mesh:
+        model = mesh.whole(model)
     # `fit` would otherwise take texts, and not the batches of ids.
+    longest = stages[-1].train
     model.preprocessor = SwitchSeq2SeqLMPreprocessor(
-        tokenizer, train.inputs_length, train.targets_length
+        tokenizer, longest.inputs_length, longest.targets_length
     )
     save(model, output_dir / "model")
     return model
@@ -117,73 +106,7 @@ def question(config):
     return corpus_module.hide_words(held_out)
 
 
-def prepare_data(config, lines, tokenizer=None):
-    """Returns the tokenizer, and the batches to train on and to validate with.
-
-    Args:
-        config: `PretrainConfig`.
-        lines: List of strings, the corpus.
-        tokenizer: `SwitchTokenizer`. Trained on the lines if not given.
-
-    Raises:
-        ValueError: If the text, or the part of it that is held out, is too short.
-    """
-    start = time.perf_counter()
-    lines, held_out = corpus_module.split_corpus(lines)
-    if tokenizer is None:
-        tokenizer = SwitchTokenizer(data.train_sentencepiece(lines, config.vocabulary_size))
-    sizes = (tokenizer, config.inputs_length, config.batch_size)
-    tokens = data.tokenize_corpus(lines, tokenizer)
-    noise = {"noise_density": config.noise_density}
-    train = data.SpanCorruptionBatches(tokens, *sizes, **noise, seed=config.seed)
-    held_out_tokens = data.tokenize_corpus(held_out, tokenizer)
-    try:
-        validation = data.SpanCorruptionBatches(
-            held_out_tokens, *sizes, **noise, seed=config.seed + 1
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"The part of the corpus that is held out, {len(held_out):,} of "
-            f"{len(lines) + len(held_out):,} lines, is too short. Give a longer corpus, or a "
-            f"smaller `batch_size` or `inputs_length`. {error}"
-        ) from None
-    print(
-        f"Data: {len(lines):,} lines, {len(tokens):,} tokens of a vocabulary of "
-        f"{tokenizer.vocabulary_size():,}, {train.batches_per_epoch:,} batches a pass "
-        f"({time.perf_counter() - start:.0f} s)."
-    )
-    return tokenizer, train, validation
-
-
-def build_and_compile(config, vocabulary_size):
-    """Returns the compiled model."""
-    backbone = SwitchBackbone(
-        vocabulary_size,
-        config.num_layers,
-        config.num_heads,
-        config.hidden_dim,
-        config.intermediate_dim,
-        num_experts=config.num_experts,
-        dtype=config.dtype,
-        seed=config.seed,
-    )
-    rate = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=max(1, config.epochs * config.steps_per_epoch - config.warmup_steps),
-        alpha=0.1,
-    )
-    optimizer = keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0)
-    # The loss of training also has the z-loss and the routers' losses in it, that of validation
-    # has not.
-    nats = keras.metrics.SparseCategoricalCrossentropy(NATS, from_logits=True)
-    model = SwitchSeq2SeqLM(backbone)
-    model.compile(optimizer, sampler="greedy", weighted_metrics=[nats], jit_compile=False)
-    return model
-
-
-def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
+def fit(config, model, stages, output_dir, checkpoint_every="epoch"):
     """Trains to the end of the run, from its newest checkpoint if there is one.
 
     Returns:
@@ -202,26 +125,52 @@ def fit(config, model, train, validation, output_dir, checkpoint_every="epoch"):
     checkpoint = checkpoint_module.Checkpoint(
         directory, checkpoint_every, state=state, parts={"load": recorder}
     )
-    validation_steps = min(config.validation_steps, validation.batches_per_epoch)
-
-    def run(epochs, steps):
-        bar = callbacks.ProgressBar(train.tokens_per_batch)
-        with callbacks.StopOnInterrupt(checkpoint) as stop:
-            model.fit(
-                train.dataset(first_batch=state.step),
-                initial_epoch=state.epoch,
-                epochs=epochs,
-                steps_per_epoch=steps,
-                shuffle=False,
-                validation_data=validation.dataset(num_batches=validation_steps),
-                callbacks=[recorder, checkpoint, stop, bar],
-            )
-
-    if state.epoch_step:
-        run(state.epoch + 1, config.steps_per_epoch - state.epoch_step)
-    if state.epoch < config.epochs:
-        run(config.epochs, config.steps_per_epoch)
+    for index, stage in enumerate(stages):
+        is_last = index + 1 == len(stages)
+        end = config.epochs if is_last else min(stages[index + 1].first_epoch, config.epochs)
+        if state.epoch < end and state.epoch_step:
+            # `fit` starts at the beginning of an epoch: this one is as long as what is left of it.
+            steps = config.steps_per_epoch - state.epoch_step
+            _fit_stage(config, model, stage, state, state.epoch + 1, steps, recorder, checkpoint)
+        if state.epoch < end:
+            steps = config.steps_per_epoch
+            _fit_stage(config, model, stage, state, end, steps, recorder, checkpoint)
     return state, recorder
+
+
+def _fit_stage(config, model, stage, state, epochs, steps, recorder, checkpoint):
+    """Trains with the batches of one stage, to an epoch."""
+    held_out = _validation(config, stage)
+    bar = callbacks.ProgressBar(stage.train.tokens_per_batch)
+    shuffled = ShuffledValidation(held_out, NATS)
+    with callbacks.StopOnInterrupt(checkpoint) as stop:
+        model.fit(
+            stage.train.dataset(first_batch=state.step - stage.first_step),
+            initial_epoch=state.epoch,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            shuffle=False,
+            validation_data=held_out,
+            callbacks=[shuffled, recorder, checkpoint, stop, bar],
+        )
+
+
+def _validation(config, stage):
+    steps = min(config.validation_steps, stage.held_out.batches_per_epoch)
+    return stage.held_out.dataset(num_batches=steps)
+
+
+def held_out_line(config, model, stage):
+    """Returns a line that says how well a model predicts held-out text, and that it reads it."""
+    held_out = _validation(config, stage)
+    own, others = (
+        model.evaluate(dataset, verbose=0, return_dict=True)[NATS]
+        for dataset in (held_out, shuffle_inputs(held_out))
+    )
+    return (
+        f"Held-out text, {stage.train.inputs_length} tokens: {own:.2f} nats a token; {others:.2f} "
+        f"with the inputs of another text, {others - own:.2f} more."
+    )
 
 
 def draw(config, state, recorder, output_dir):

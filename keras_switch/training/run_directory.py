@@ -59,13 +59,14 @@ def _acquire(path):
         os.close(handle)  # Whoever held it has just removed it.
 
 
-def check_settings(settings, directory, growing=()):
+def check_settings(settings, directory, growing=(), free=()):
     """Refuses to resume a run that was started with other settings.
 
     Args:
         settings: Dictionary.
         directory: Path of the run's directory.
         growing: Names of settings that may be larger than they were.
+        free: Names of settings that may be others than they were.
 
     Returns:
         Dictionary of the settings of the run to resume; `None` if there is none.
@@ -77,8 +78,9 @@ def check_settings(settings, directory, growing=()):
     if theirs is None:
         return None
     theirs = theirs["settings"]
-    grown = {x for x in growing if isinstance(theirs.get(x), int) and settings[x] > theirs[x]}
-    differ = [name for name in settings if name not in grown and settings[name] != theirs.get(name)]
+    may_differ = {x for x in growing if isinstance(theirs.get(x), int) and settings[x] > theirs[x]}
+    may_differ.update(free)
+    differ = [x for x in settings if x not in may_differ and settings[x] != theirs.get(x)]
     if differ:
         pairs = ", ".join(f"{x}={settings[x]!r} (was {theirs.get(x)!r})" for x in differ)
         raise ValueError(

@@ -1,0 +1,15 @@
+"""The commands of `keras-switch`, a module each, which imports Keras only when it runs."""
+
+from keras_switch.commands import convert
+from keras_switch.commands import export
+from keras_switch.commands import models
+from keras_switch.commands import pretrain
+from keras_switch.commands import rehearse
+
+COMMANDS = {
+    "pretrain": pretrain.COMMAND,
+    "export": export.COMMAND,
+    "convert": convert.COMMAND,
+    "rehearse": rehearse.COMMAND,
+    "models": models.COMMAND,
+}
