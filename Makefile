@@ -36,6 +36,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/expert_choice_test.py \
 	tests/export_formats_test.py \
 	tests/fit_logs_test.py \
+	tests/fill_blanks_test.py \
 	tests/float16_test.py \
 	tests/generate*_test.py \
 	tests/grouped_matmul_test.py \

@@ -7,6 +7,7 @@
 import keras
 
 if keras.backend.backend() == "tensorflow":
+    from keras_switch.backend.tensorflow import compiled
     from keras_switch.backend.tensorflow import first_largest
     from keras_switch.backend.tensorflow import gather_rows
     from keras_switch.backend.tensorflow import grouped_matmul
@@ -15,6 +16,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_switch.backend.tensorflow_remat import RematRuns
     from keras_switch.backend.tensorflow_remat import recorded
 elif keras.backend.backend() == "jax":
+    from keras_switch.backend.jax import compiled
     from keras_switch.backend.jax import first_largest
     from keras_switch.backend.jax import gather_rows
     from keras_switch.backend.jax import grouped_matmul
@@ -31,6 +33,7 @@ else:
 
 __all__ = [
     "RematRuns",
+    "compiled",
     "first_largest",
     "gather_rows",
     "grouped_matmul",

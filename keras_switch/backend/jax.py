@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 from jax import lax
 
@@ -172,3 +173,17 @@ def _zeros(shape, dtype, like):
     """Zeros that vary over the axes of a mesh over which one of some arrays does."""
     nothing = sum(jnp.sum(x[:0]).astype(dtype) for x in like)
     return jnp.zeros(shape, dtype) + nothing
+
+
+def compiled(function, variables):
+    """Compiles a function that reads variables, whose values at each call count.
+
+    The arguments and result are those of `keras_switch.backend.tensorflow.compiled`.
+    """
+
+    @jax.jit
+    def run(values, *args):
+        with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
+            return function(*args)
+
+    return lambda *args: run([variable.value for variable in variables], *args)

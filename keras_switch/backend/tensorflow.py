@@ -206,3 +206,17 @@ def _blocked_outer(rows, upstream, sizes):
     kernels = tf.zeros((sizes.shape[0], rows.shape[1], upstream.shape[1]), dtype)
     _, kernels = tf.while_loop(lambda block, _: block < count, body, (0, kernels))
     return tf.cast(kernels, upstream.dtype)
+
+
+def compiled(function, variables):
+    """Compiles a function that reads variables, whose values at each call count.
+
+    Args:
+        function: Callable of structures of tensors, which assigns no variable.
+        variables: List of all variables that it reads.
+
+    Returns:
+        Callable of the same tensors. It is traced once for each of their shapes.
+    """
+    del variables  # TensorFlow knows which they are.
+    return tf.function(function)

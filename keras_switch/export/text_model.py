@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_switch import checks
 from keras_switch.export import blanks
 from keras_switch.export import saved_model
-from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.models.fill_blanks import check_takes_texts
 
 
 def export_text_model(model, path, max_length=64, sampler="greedy"):
@@ -40,7 +40,7 @@ def export_text_model(model, path, max_length=64, sampler="greedy"):
     '1'
     """
     saved_model.check_backend()
-    _check_model(model)
+    check_takes_texts(model)
     max_length = checks.check_positive_integer("max_length", max_length)
     sampler = keras_hub.samplers.get(sampler)
     preprocessor, tokenizer = model.preprocessor, model.preprocessor.tokenizer
@@ -64,22 +64,6 @@ def export_text_model(model, path, max_length=64, sampler="greedy"):
     tokenizer.build(None)  # An archive takes no layer that is not built.
     signature = [tf.TensorSpec((None,), tf.string, name="text")]
     return saved_model.write(model, serve, signature, path, resources=[tokenizer])
-
-
-def _check_model(model):
-    """Requires a language model that takes text."""
-    if not isinstance(model, SwitchSeq2SeqLM) or model.preprocessor is None:
-        raise ValueError(
-            "`model` must be a `SwitchSeq2SeqLM` with a preprocessor, whose tokenizer the "
-            "SavedModel takes along: set `model.preprocessor`, or load a folder that has one. "
-            f"Received: model={model!r} of type {type(model)}"
-        )
-    pieces, ids = model.preprocessor.tokenizer.vocabulary_size(), model.backbone.vocabulary_size
-    if pieces > ids:
-        raise ValueError(
-            "The tokenizer must not have more pieces than the model has ids. Received: "
-            f"{pieces} pieces, and a model of {ids} ids"
-        )
 
 
 def _without_empty_columns(inputs, ids_name, mask_name):

@@ -6,6 +6,7 @@ Read in this order:
 - `switch_backbone.py`: encoder and decoder: `SwitchBackbone`.
 - `switch_seq_2_seq_lm.py`: the model that writes text: `fit`, `generate`, `upcycle`, `to_dense`.
 - `cached_decoding.py`: one token after another, which `generate` needs.
+- `fill_blanks.py`: texts with blanks, and the likeliest fillings: `fill_blanks`.
 - `losses.py`: means over the real targets, wherever those lie.
 - `switch_tokenizer.py`, `switch_seq_2_seq_lm_preprocessor.py`: texts to ids, and back.
 - `switch_text_classifier.py` and its preprocessor: texts to classes.
@@ -14,6 +15,7 @@ Read in this order:
 - `sizes.py`: parameters and FLOPs without a weight; `preset_folders.py`: `from_preset`'s sources.
 """
 
+from keras_switch.models.fill_blanks import fill_blanks
 from keras_switch.models.presets import PRESETS
 from keras_switch.models.sizes import flops_per_sequence
 from keras_switch.models.sizes import num_parameters
@@ -34,6 +36,7 @@ __all__ = [
     "SwitchTextClassifier",
     "SwitchTextClassifierPreprocessor",
     "SwitchTokenizer",
+    "fill_blanks",
     "flops_per_sequence",
     "num_parameters",
     "to_dense",

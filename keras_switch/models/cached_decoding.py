@@ -67,3 +67,8 @@ def step(backbone, token_ids, index, caches, memory):
         )
         updated.append(cache)
     return backbone.decoder_norm(x), updated
+
+
+def without_padding(logits):
+    """Logits with which every sampler gives id 0, padding, the probability 0."""
+    return ops.where(ops.arange(ops.shape(logits)[-1]) == 0, -1e9, logits)

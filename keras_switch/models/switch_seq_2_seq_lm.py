@@ -174,7 +174,7 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
         def next(prompt, cache, index):
             token = ops.slice(prompt, (0, index - 1), (ops.shape(prompt)[0], 1))
             x, cache = cached_decoding.step(self.backbone, token, index - 1, cache, memory)
-            return _without_padding(self.backbone.logits(x)[:, 0]), x[:, 0], cache
+            return cached_decoding.without_padding(self.backbone.logits(x)[:, 0]), x[:, 0], cache
 
         token_ids = sampler(
             next=next,
@@ -260,11 +260,6 @@ class SwitchSeq2SeqLM(keras_hub.models.Seq2SeqLM):
             return operation_fn(operation)
 
         return super()._run_through_graph(inputs, function_of, call_fn)
-
-
-def _without_padding(logits):
-    """Logits with which every sampler gives id 0, padding, the probability 0."""
-    return ops.where(ops.arange(ops.shape(logits)[-1]) == 0, -1e9, logits)
 
 
 def _check_prompts(mask):
