@@ -54,15 +54,15 @@ def _main(arguments):
         print(command_line.command_usage(name, COMMANDS[name]))
         return 0
     values = command_line.define(COMMANDS[name].define_flags)
-    command_line.parse(name, values, rest)
+    arguments = command_line.parse(name, values, rest, bool(COMMANDS[name].arguments))
     command_line.require(name, values, COMMANDS[name].required)
-    return _run(name, values)
+    return _run(name, values, arguments)
 
 
-def _run(name, values):
+def _run(name, values, arguments):
     logging.set_verbosity(logging.ERROR)
     try:
-        COMMANDS[name].run(values)
+        COMMANDS[name].run(values, *arguments)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:

@@ -20,9 +20,10 @@ class Command(typing.NamedTuple):
     Attributes:
         summary: string. What it does, in a line.
         define_flags: Function of a `Definer`.
-        run: Function of the flags' values.
+        run: Function of the flags' values, and of what else is given.
         required: Tuple of the names of the flags that must be given.
         aliases: Dictionary from names of arguments, which errors name, to names of flags.
+        arguments: string. What it takes besides flags, as its help shows it, if anything.
     """
 
     summary: str
@@ -30,6 +31,7 @@ class Command(typing.NamedTuple):
     run: typing.Callable
     required: tuple = ()
     aliases: dict = {}
+    arguments: str = ""
 
 
 class UsageError(Exception):
@@ -113,7 +115,10 @@ def usage(commands):
 def command_usage(name, command):
     """The help of a `Command`."""
     flags = _flags(define(command.define_flags))
-    lines = [f"{PROGRAM} {name}: {command.summary}", *(["", "flags:"] if flags else [])]
+    lines = [f"{PROGRAM} {name}: {command.summary}"]
+    if command.arguments:
+        lines += ["", f"usage: {PROGRAM} {name} [flags] {command.arguments}"]
+    lines += ["", "flags:"] if flags else []
     width = max((len(flag.name) for flag in flags), default=0)
     for flag in flags:
         has_none = flag.default in (None, "") or flag.default is False
@@ -122,25 +127,31 @@ def command_usage(name, command):
     return "\n".join(lines)
 
 
-def parse(command, values, arguments):
+def parse(command, values, arguments, takes_others=False):
     """Gives flags the values on the command line.
 
     Args:
         command: string. The name of the command.
         values: `absl.flags.FlagValues`.
         arguments: List of strings, what follows the command.
+        takes_others: bool. Whether the command takes arguments that are no flags. They may stand
+            before, between and after flags; all of them are none after `--`.
+
+    Returns:
+        List of the arguments that are no flags.
 
     Raises:
         UsageError: If a flag is unknown, lacks its value or has a bad one, or an argument is no
-            flag.
+            flag where the command takes none.
     """
+    values.set_gnu_getopt(takes_others)
     try:
         _, *rest = values([PROGRAM, *arguments])
     except flags.UnrecognizedFlagError as error:
         raise UsageError(_unknown(error.flagname, values), command) from None
     except (flags.Error, ValueError) as error:
         raise UsageError(_bad_value(str(error), values), command) from None
-    if rest:
+    if rest and not takes_others:
         raise UsageError(
             f"Unexpected argument: {rest[0]!r}. Everything is given by flags.", command
         )
@@ -151,6 +162,7 @@ def parse(command, values, arguments):
             expected = "a finite number" if is_infinite else "a name that is not empty"
             message = f"--{flag.name} must be {expected}. Received: --{flag.name}={flag.value}."
             raise UsageError(message, command)
+    return rest
 
 
 def require(command, values, names):

@@ -75,6 +75,12 @@ class CommandLineTest(unittest.TestCase):
         error = OSError(39, "Directory not empty", "/a/.b.tmp", None, "/a/b")
         self.assertEqual(command_line.explain(error, self.parse(), {}), "/a/b: Directory not empty")
 
+    def test_a_command_may_take_other_arguments(self):
+        arguments = ["one", "--batch_size=2", "-", "two", "--", "--restart"]
+        rest = command_line.parse("make", self.values, arguments, takes_others=True)
+        self.assertEqual(rest, ["one", "-", "two", "--restart"])
+        self.assertEqual((self.values.batch_size, self.values.restart), (2, False))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -7,12 +7,10 @@ import unittest.mock
 
 import lm_helpers
 import numpy as np
-import tokenizer_helpers
 from absl.testing import parameterized
+from fill_blanks_helpers import make
 from keras import ops
 
-from keras_switch.models import SwitchSeq2SeqLMPreprocessor
-from keras_switch.models import SwitchTokenizer
 from keras_switch.models import cached_decoding
 from keras_switch.models import fill_blanks
 
@@ -20,16 +18,6 @@ from keras_switch.models import fill_blanks
 fill_blanks_module = importlib.import_module("keras_switch.models.fill_blanks")
 TEXT = "The <extra_id_0> walks to a small<extra_id_1>."
 TEXTS = [TEXT, "<extra_id_0> is the house of a longer text of the small people and of sleep"]
-
-
-def make(**kwargs):
-    tokenizer = SwitchTokenizer(tokenizer_helpers.spiece_model(), num_sentinels=3)
-    size = tokenizer.vocabulary_size() + 2  # An embedding often has more rows than pieces.
-    model = lm_helpers.make(vocabulary_size=size, **kwargs)
-    embeddings = model.backbone.token_embedding.embeddings
-    embeddings.assign(6 * ops.convert_to_numpy(embeddings))  # So that it has opinions.
-    model.preprocessor = SwitchSeq2SeqLMPreprocessor(tokenizer, 8, 8)
-    return model
 
 
 def probabilities(model, text, prefixes):

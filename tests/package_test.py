@@ -217,7 +217,7 @@ class ImportTest(unittest.TestCase):
         self.assertEqual(run_python(PRINT_REGISTERED), "SwitchDense")
 
     def test_help_imports_no_keras(self):
-        for arguments in (["--help"], ["pretrain", "--help"], ["models"], ["rehearse", "--x"]):
+        for arguments in (["--help"], ["pretrain", "--help"], ["models"], ["generate", "--x"]):
             code = PRINT_IMPORTED_BY_THE_COMMAND.format(arguments=arguments)
             expected = "[2]" if "--x" in arguments else "[0]"
             self.assertEqual(run_python(code).splitlines()[-1], expected, arguments)

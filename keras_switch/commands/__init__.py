@@ -2,12 +2,14 @@
 
 from keras_switch.commands import convert
 from keras_switch.commands import export
+from keras_switch.commands import generate
 from keras_switch.commands import models
 from keras_switch.commands import pretrain
 from keras_switch.commands import rehearse
 
 COMMANDS = {
     "pretrain": pretrain.COMMAND,
+    "generate": generate.COMMAND,
     "export": export.COMMAND,
     "convert": convert.COMMAND,
     "rehearse": rehearse.COMMAND,
