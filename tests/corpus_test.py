@@ -64,9 +64,16 @@ class CorpusTest(unittest.TestCase):
             (["abcdef"], "ab<extra_id_0>d<extra_id_1>f"),
             (["a"], "<extra_id_0>"),
         ):
-            self.assertEqual(corpus.hide_words(lines), expected)
-        words = corpus.hide_words(["word " * 30]).split()
+            self.assertEqual(corpus.questions(lines, 1)[0].text, expected)
+        words = corpus.questions(["word " * 30], 1)[0].text.split()
         self.assertEqual((len(words), words[6], words[13]), (20, "<extra_id_0>", "<extra_id_1>"))
+
+    def test_questions_are_spread_over_the_lines_and_keep_the_hidden_words(self):
+        lines = [" ".join(f"{word}{line}" for word in "abcdefgh") for line in range(10)]
+        first, second = corpus.questions(lines, 2)
+        self.assertEqual(first.answers, ("c0", "f0"))
+        self.assertEqual(second.answers, ("c5", "f5"))
+        self.assertEqual(second.text, "a5 b5 <extra_id_0> d5 e5 <extra_id_1> g5 h5")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import unittest
@@ -305,6 +306,18 @@ class PretrainTest(unittest.TestCase):
         self.assertNotEqual(history["val_shuffled_nats_per_token"], history["val_nats_per_token"])
         self.assertRegex(self.output, "Held-out text, 16 tokens: .* the inputs of another text")
         self.assertRegex(self.output, "Held-out text, 32 tokens: .* the inputs of another text")
+
+    def test_held_out_texts_are_shown_with_what_fills_their_blanks(self):
+        self.assertIn("what the model fills their blanks with", self.output)
+        held_out = self.lines[49::50]
+        shown = re.findall(
+            r"\n  (.*)\n    <extra_id_0> was '(.*)'; the model: (.* \d+%)", self.output
+        )
+        self.assertEqual(len(shown), 8)  # Four at the end of each of the two stages.
+        for text, answer, found in shown:
+            start = text.split("<extra_id_0>")[0]
+            (line,) = (line for line in held_out if line.startswith(start + answer))
+            self.assertEqual(found.count("%"), 3)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import lzma
 import pathlib
+import typing
 
 EMBEDDED = pathlib.Path(__file__).parent / "corpora" / "sotu.txt.xz"
 
@@ -58,23 +59,37 @@ def split_corpus(lines, held_out=0.02):
     return (train, validation) if validation else (lines[:-1], lines[-1:])
 
 
-def hide_words(lines):
-    """Returns a line with two of its words hidden, a question to a model that fills blanks.
+class Question(typing.NamedTuple):
+    """A text with blanks, `<extra_id_0>` and `<extra_id_1>`, and the words that were there."""
 
-    It is the first line that is long enough, or the longest, and at most its first 20 words. In
+    text: str
+    answers: tuple
+
+
+def questions(lines, count):
+    """Returns lines with two of their words hidden, spread evenly over a list of lines.
+
+    A line is taken if it is long enough, else the longest; of it at most the first 20 words. In
     a script without spaces, characters take the place of words.
 
     Args:
         lines: List of strings, not empty.
+        count: int.
 
     Returns:
-        string, with `<extra_id_0>` and `<extra_id_1>` where words were.
+        List of `count` `Question`s.
     """
+    return [_question(lines[len(lines) * i // count :]) for i in range(count)]
+
+
+def _question(lines):
     longest = max(lines, key=lambda line: len(line.split()))
-    line = next((line for line in lines if len(line.split()) >= 8), longest)
+    line = next((line for line in lines if 8 <= len(line.split()) <= 20), longest)
     words, space = line.split()[:20], " "
     if len(words) < 3:
         words, space = list(line[:20]), ""
-    for number, place in enumerate(sorted({len(words) // 3, 2 * len(words) // 3})):
+    places = sorted({len(words) // 3, 2 * len(words) // 3})
+    answers = tuple(words[place] for place in places)
+    for number, place in enumerate(places):
         words[place] = f"<extra_id_{number}>"
-    return space.join(words)
+    return Question(space.join(words), answers)

@@ -18,9 +18,10 @@ from keras_switch.training import pretrain_data
 from keras_switch.training import pretrain_model
 from keras_switch.training import run_directory
 from keras_switch.training.pretrain_model import NATS
+from keras_switch.training.validation import ShowFillings
 from keras_switch.training.validation import ShuffledValidation
 
-VOCABULARY = "vocabulary.model"
+VOCABULARY, NUM_QUESTIONS = "vocabulary.model", 4
 # What a run may be resumed with that it did not begin with.
 GROWING, FREE = ("epochs",), ("mesh", "layout")
 
@@ -85,17 +86,20 @@ def _pretrain(config, output_dir, checkpoint_every):
             f"Extended the run from {before['epochs']} to {config.epochs} epochs: from here on the "
             "learning rate follows the longer run's."
         )
-    state, recorder = fit(config, model, stages, output_dir, checkpoint_every)
+    longest = stages[-1].train
+    preprocessor = SwitchSeq2SeqLMPreprocessor(
+        tokenizer, longest.inputs_length, longest.targets_length
+    )
+    questions = corpus_module.questions(corpus_module.split_corpus(lines)[1], NUM_QUESTIONS)
+    fillings = ShowFillings(questions, preprocessor, mesh=mesh)
+    state, recorder = fit(config, model, stages, output_dir, checkpoint_every, [fillings])
     draw(config, state, recorder, output_dir)
     for stage in stages:
         print(held_out_line(config, model, stage))
     if mesh:
         model = mesh.whole(model)
-    # `fit` would otherwise take texts, and not the batches of ids.
-    longest = stages[-1].train
-    model.preprocessor = SwitchSeq2SeqLMPreprocessor(
-        tokenizer, longest.inputs_length, longest.targets_length
-    )
+    # Only now: `fit` would take texts, and not the batches of ids.
+    model.preprocessor = preprocessor
     save(model, output_dir / "model")
     return model
 
@@ -103,10 +107,10 @@ def _pretrain(config, output_dir, checkpoint_every):
 def question(config):
     """Returns a line of the held-out text with blanks, `<extra_id_0>` and `<extra_id_1>`."""
     _, held_out = corpus_module.split_corpus(data.read_corpus(config.corpus or None))
-    return corpus_module.hide_words(held_out)
+    return corpus_module.questions(held_out, NUM_QUESTIONS)[0].text
 
 
-def fit(config, model, stages, output_dir, checkpoint_every="epoch"):
+def fit(config, model, stages, output_dir, checkpoint_every="epoch", last_callbacks=()):
     """Trains to the end of the run, from its newest checkpoint if there is one.
 
     Returns:
@@ -125,20 +129,21 @@ def fit(config, model, stages, output_dir, checkpoint_every="epoch"):
     checkpoint = checkpoint_module.Checkpoint(
         directory, checkpoint_every, state=state, parts={"load": recorder}
     )
+    shared = recorder, checkpoint, last_callbacks
     for index, stage in enumerate(stages):
         is_last = index + 1 == len(stages)
         end = config.epochs if is_last else min(stages[index + 1].first_epoch, config.epochs)
         if state.epoch < end and state.epoch_step:
             # `fit` starts at the beginning of an epoch: this one is as long as what is left of it.
             steps = config.steps_per_epoch - state.epoch_step
-            _fit_stage(config, model, stage, state, state.epoch + 1, steps, recorder, checkpoint)
+            _fit_stage(config, model, stage, state, state.epoch + 1, steps, *shared)
         if state.epoch < end:
             steps = config.steps_per_epoch
-            _fit_stage(config, model, stage, state, end, steps, recorder, checkpoint)
+            _fit_stage(config, model, stage, state, end, steps, *shared)
     return state, recorder
 
 
-def _fit_stage(config, model, stage, state, epochs, steps, recorder, checkpoint):
+def _fit_stage(config, model, stage, state, epochs, steps, recorder, checkpoint, last):
     """Trains with the batches of one stage, to an epoch."""
     held_out = _validation(config, stage)
     bar = callbacks.ProgressBar(stage.train.tokens_per_batch)
@@ -151,7 +156,7 @@ def _fit_stage(config, model, stage, state, epochs, steps, recorder, checkpoint)
             steps_per_epoch=steps,
             shuffle=False,
             validation_data=held_out,
-            callbacks=[shuffled, recorder, checkpoint, stop, bar],
+            callbacks=[shuffled, recorder, checkpoint, stop, bar, *last],
         )
 
 

@@ -3,6 +3,7 @@
 import keras
 
 from keras_switch.data.shuffled_inputs import shuffle_inputs
+from keras_switch.models import fill_blanks
 
 
 class ShuffledValidation(keras.callbacks.Callback):
@@ -29,3 +30,42 @@ class ShuffledValidation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         values = self.model.evaluate(self.dataset, verbose=0, return_dict=True)
         logs[f"val_shuffled_{self.metric}"] = values[self.metric]
+
+
+class ShowFillings(keras.callbacks.Callback):
+    """Prints what the model fills the blanks of held-out texts with, beside the truth.
+
+    Args:
+        questions: List of `keras_switch.data.corpus.Question`.
+        preprocessor: `SwitchSeq2SeqLMPreprocessor`.
+        every: int. Epochs between two tables. The last epoch has one, too.
+        mesh: `keras_switch.tpu.Mesh` of the model, if it has one.
+    """
+
+    def __init__(self, questions, preprocessor, every=5, mesh=None):
+        super().__init__()
+        self.questions = questions
+        self.preprocessor = preprocessor
+        self.every = every
+        self.mesh = mesh
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
+            model = self.mesh.whole(self.model) if self.mesh else self.model
+            print(fillings_table(model, self.preprocessor, self.questions))
+
+
+def fillings_table(model, preprocessor, questions):
+    """Returns the lines that tell what a model fills the blanks of texts with."""
+    before, model.preprocessor = model.preprocessor, preprocessor
+    try:
+        results = fill_blanks(model, [question.text for question in questions])
+    finally:
+        model.preprocessor = before
+    lines = ["Held-out texts, and what the model fills their blanks with:"]
+    for question, result in zip(questions, results, strict=True):
+        lines.append(f"  {question.text}")
+        for number, (answer, found) in enumerate(zip(question.answers, result, strict=True)):
+            likely = ", ".join(f"{text} {share:.0%}" for text, share in found)
+            lines.append(f"    <extra_id_{number}> was {answer!r}; the model: {likely}")
+    return "\n".join(lines)
