@@ -15,37 +15,11 @@ import pathlib
 import re
 import tarfile
 
+import prose
+
 SHA256 = "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "keras_switch" / "data" / "corpora" / "sotu.txt.xz"
-MAX_LINE_LENGTH = 2000
-
-TITLES = "Mr|Mrs|Ms|Dr|Messrs|Hon|Gen|Col|Capt|Lt|Gov|Sen|Rep|St|No|vs|Jr|Sr"
-ABBREVIATION = re.compile(rf"\b(?:{TITLES}|[A-Z])\.$")
-SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
-
-
-def split_sentences(text):
-    """Return the sentences of `text`, none longer than `MAX_LINE_LENGTH` characters."""
-    sentences = []
-    start = 0
-    for match in SENTENCE_END.finditer(text):
-        if ABBREVIATION.search(text[max(start, match.start() - 12) : match.start()]):
-            continue
-        sentences.append(text[start : match.end()].strip())
-        start = match.end()
-    sentences.append(text[start:].strip())
-    return [line for sentence in sentences for line in wrap(sentence) if line]
-
-
-def wrap(sentence):
-    """Cut an overlong sentence at its last semicolon, comma or space that fits."""
-    while len(sentence) > MAX_LINE_LENGTH:
-        head = sentence[:MAX_LINE_LENGTH]
-        cut = next(c for c in (head.rfind("; "), head.rfind(", "), head.rfind(" ")) if c > 0) + 1
-        yield sentence[:cut].strip()
-        sentence = sentence[cut:].strip()
-    yield sentence
 
 
 def read_addresses(package):
@@ -65,7 +39,7 @@ def read_addresses(package):
 def make_corpus(package, corpus):
     """Write the addresses of `package` to the compressed text file `corpus`."""
     addresses = [
-        "\n".join(split_sentences(" ".join(text.split()))) for text in read_addresses(package)
+        "\n".join(prose.split_sentences(" ".join(text.split()))) for text in read_addresses(package)
     ]
     text = "\n\n".join(addresses) + "\n"
     data = lzma.compress(text.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME)
