@@ -1,9 +1,43 @@
+import hashlib
 import lzma
 import pathlib
+import re
 import tempfile
 import unittest
 
 from keras_switch.data import corpus
+
+# Frequent words of each language, or characters where it has no spaces between words.
+FREQUENT = {
+    "english": r"\b(?:the|of|and)\b",
+    "ca": r"\b(?:per|els|amb|aquesta|podeu|i)\b",
+    "cs": r"\b(?:pokud|které|můžete|když|nebo)\b",
+    "da": r"\b(?:ikke|dit|hvis|og|kan)\b",
+    "de": r"\b(?:der|die|und|Sie|nicht)\b",
+    "el": r"\b(?:και|το|να|για)\b",
+    "es": r"\b(?:puede|los|con|una|y)\b",
+    "fi": r"\b(?:voit|ja|jos|tai|on)\b",
+    "fr": r"\b(?:vous|les|dans|est|et)\b",
+    "gl": r"\b(?:unha|pode|dos|seu|ou)\b",
+    "gu": r"[\u0a80-\u0aff]",
+    "hr": r"\b(?:možete|kako|odaberite|ako|ili)\b",
+    "hu": r"\b(?:az|és|vagy|hogy|egy)\b",
+    "id": r"\b(?:Anda|yang|dan|untuk|atau)\b",
+    "ja": r"[\u3040-\u30ff]",
+    "ko": r"[\uac00-\ud7a3]",
+    "lv": r"\b(?:jūs|ir|vai|jūsu|lai)\b",
+    "mr": r"[\u0900-\u097f]",
+    "nl": r"\b(?:het|een|van|uw|niet)\b",
+    "pl": r"\b(?:się|jest|lub|można|aby)\b",
+    "pt": r"\b(?:você|não|uma|seu|para)\b",
+    "pt_BR": r"\b(?:você|não|uma|seu|para)\b",
+    "ru": r"[ыэё]",
+    "sr": r"[јљњћђ]",
+    "sv": r"\b(?:och|att|inte|för|är)\b",
+    "ta": r"[\u0b80-\u0bff]",
+    "uk": r"[іїє]",
+    "zh_CN": r"[的是您在]",
+}
 
 
 class CorpusTest(unittest.TestCase):
@@ -74,6 +108,43 @@ class CorpusTest(unittest.TestCase):
         self.assertEqual(first.answers, ("c0", "f0"))
         self.assertEqual(second.answers, ("c5", "f5"))
         self.assertEqual(second.text, "a5 b5 <extra_id_0> d5 e5 <extra_id_1> g5 h5")
+
+
+class EmbeddedCorporaTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.paths = corpus.embedded_corpora()
+        cls.lines = {name: corpus.read_corpus(path) for name, path in cls.paths.items()}
+
+    def test_the_default_corpus_is_the_english_one(self):
+        self.assertEqual(corpus.read_corpus(), self.lines["english"])
+
+    def test_each_is_the_text_that_its_document_names(self):
+        documents = "".join(
+            path.read_text(encoding="utf-8") for path in corpus.EMBEDDED.parent.rglob("*.md")
+        )
+        digests = set(re.findall(r"`([0-9a-f]{64})`", documents))
+        texts = [lzma.open(path).read() for path in self.paths.values()]
+        self.assertEqual({hashlib.sha256(text).hexdigest() for text in texts}, digests)
+
+    def test_none_holds_an_address(self):
+        address = re.compile(r"\w@\w|://|www\.")
+        for name, lines in self.lines.items():
+            self.assertEqual([line for line in lines if address.search(line)], [], name)
+        credits = corpus.EMBEDDED.parent / "gnome" / "CREDITS.md"
+        self.assertNotIn("@", credits.read_text(encoding="utf-8"))
+
+    def test_each_is_in_its_language_and_repeats_no_line(self):
+        for name, lines in self.lines.items():
+            language = name.removeprefix("gnome/")
+            shares = {
+                other: sum(bool(re.search(words, line, re.I)) for line in lines[:500])
+                for other, words in FREQUENT.items()
+            }
+            self.assertEqual(shares[language], max(shares.values()), (name, shares))
+            self.assertGreater(shares[language], 250, name)
+            if name != "english":
+                self.assertEqual(len(lines), len(set(lines)), name)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,24 @@ import typing
 EMBEDDED = pathlib.Path(__file__).parent / "corpora" / "sotu.txt.xz"
 
 
+def embedded_corpora():
+    """Returns the corpora that come with this package, by name.
+
+    `"english"` is the State of the Union addresses; `"gnome/de"` and 26 more are the help of
+    GNOME in one language each. `corpora/README.md` tells their sources and licences.
+
+    Returns:
+        Dictionary from name to path, which `read_corpus` takes.
+
+    Example:
+
+    >>> list(embedded_corpora())[:4]
+    ['english', 'gnome/ca', 'gnome/cs', 'gnome/da']
+    """
+    gnome = sorted(EMBEDDED.parent.glob("gnome/*.txt.xz"))
+    return {"english": EMBEDDED} | {f"gnome/{path.name.split('.')[0]}": path for path in gnome}
+
+
 def read_corpus(path=None):
     """Returns the lines of a text file, without empty ones.
 
