@@ -84,6 +84,39 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
             for x, y in zip(expected, received, strict=True):
                 np.testing.assert_array_equal(x, y)
 
+    def test_a_batch_is_its_examples_one_by_one(self):
+        batches = make(num_chunks=7)
+        inputs, targets = batches.examples(tf.range(30, dtype=tf.int64))
+        self.assertEqual((len(np.unique(inputs, axis=0)), len(inputs)), (30, 30))
+        for index in (0, 6, 7, 29):
+            one, other = batches.example(index)
+            np.testing.assert_array_equal(one, inputs[index])
+            np.testing.assert_array_equal(other, targets[index])
+
+    def test_hosts_share_each_batch(self):
+        batches = make(batch_size=6)
+        whole = collect(batches.dataset(2, 3))
+        hosts = [
+            collect(batches.dataset(2, 3, shard_index=host, num_shards=3)) for host in range(3)
+        ]
+        for number, expected in enumerate(whole):
+            for place, values in enumerate(expected):
+                parts = [host[number][place] for host in hosts]
+                self.assertEqual([len(part) for part in parts], [2, 2, 2])
+                np.testing.assert_array_equal(np.concatenate(parts), values)
+
+    def test_bad_shares_are_explained(self):
+        for shares, message in (
+            ({"num_shards": 3}, "`num_shards` must divide the batch size. .* batch_size=4"),
+            ({"shard_index": 2, "num_shards": 2}, "`shard_index` must be below `num_shards`"),
+            ({"shard_index": -1}, "`shard_index` must be an integer of at least 0"),
+            ({"num_shards": 0}, "`num_shards` must be a positive integer"),
+            ({"first_batch": -1}, "`first_batch` must be an integer of at least 0"),
+            ({"num_batches": 1.5}, "`num_batches` must be an integer of at least 0"),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                make().dataset(**shares)
+
     def test_epochs_and_seeds_differ(self):
         first, second = collect(make(batch_size=10).dataset(num_batches=2))
         other, _ = collect(make(batch_size=10, seed=1).dataset(num_batches=2))

@@ -98,6 +98,34 @@ class SpanCorruptionTest(parameterized.TestCase):
         self.assertNotEqual(masks[0], masks[2])
         self.assertNotEqual(masks[0], masks[3])
 
+    def test_rows_have_the_masks_of_their_seeds(self):
+        plan = span_corruption.plan(64)
+        seeds = tf.constant([[5, 1], [5, 2], [6, -1]])
+        masks = span_corruption.noise_mask(plan, seeds)
+        tokens = tf.random.stateless_uniform(masks.shape, (1, 2), 2, 500, tf.int32)
+        inputs, targets = span_corruption.corrupt(tokens, masks, SENTINELS, 1)
+        self.assertEqual((inputs.shape, targets.shape), ((3, 64), (3, plan.targets_length)))
+        for row in range(3):
+            mask = span_corruption.noise_mask(plan, seeds[row])
+            np.testing.assert_array_equal(mask, masks[row])
+            one, other = span_corruption.corrupt(tokens[row], mask, SENTINELS, 1)
+            np.testing.assert_array_equal(one, inputs[row])
+            np.testing.assert_array_equal(other, targets[row])
+
+    def test_no_rows_have_no_masks(self):
+        plan = span_corruption.plan(64)
+        masks = span_corruption.noise_mask(plan, tf.zeros((0, 2), tf.int32))
+        self.assertEqual(masks.shape, (0, plan.length))
+
+    def test_all_masks_are_equally_likely(self):
+        # Three spans of 6 corrupted and of 6 kept tokens: 10 ways to cut each.
+        plan = span_corruption.Plan(12, 6, 3)
+        seeds = tf.stack([tf.fill((20000,), 8), tf.range(20000)], axis=1)
+        _, counts = np.unique(span_corruption.noise_mask(plan, seeds), axis=0, return_counts=True)
+        self.assertLen(counts, 100)
+        # Chi-squared with 99 degrees of freedom is above 149 once in a thousand.
+        self.assertLess(((counts - 200) ** 2 / 200).sum(), 149)
+
     @parameterized.parameters(
         ((3,), "`inputs_length` must be an integer of at least 4. Received: inputs_length=3"),
         ((64, 0.0), "`noise_density` must be above 0 and at most 0.9. Received: noise_d.*=0.0"),

@@ -1,15 +1,16 @@
-"""Batches of span corruption, each a function of its number."""
+"""Batches of span corruption."""
 
 import tensorflow as tf
 
 from keras_switch import checks
+from keras_switch.data import indexed_batches
 from keras_switch.data import span_corruption
 
-# Keeps the seeds of masks and of shuffles apart.
-MASK_SEED, SHUFFLE_SEED = 0, 1
+# The first number of the seeds of `tf.random.experimental.index_shuffle`.
+_SHUFFLE = 498247692
 
 
-class SpanCorruptionBatches:
+class SpanCorruptionBatches(indexed_batches.IndexedBatches):
     """T5's span corruption of a long row of tokens, in fixed-size batches.
 
     The tokens are cut into chunks that fill the inputs exactly, so there is no padding.
@@ -74,81 +75,33 @@ class SpanCorruptionBatches:
             # An accelerator has no use for the text, and tf.data reads it here.
             self.chunks = tf.constant(chunks, tf.int32)
         self.sentinel_ids = list(tokenizer.sentinel_ids)
-        self.end_id, self.pad_id = tokenizer.end_token_id, tokenizer.pad_token_id
-        self.batch_size = batch_size
+        self.end_id = tokenizer.end_token_id
         self.seed = int(seed)
-
-    @property
-    def inputs_length(self):
-        """Ids that the encoder reads of a text."""
-        return self.plan.inputs_length
-
-    @property
-    def targets_length(self):
-        """Ids that the decoder reads, and those that it is to write."""
-        return self.plan.targets_length
-
-    @property
-    def batches_per_epoch(self):
-        """Batches in one pass over the text; the next pass goes on without a gap."""
-        return self.num_chunks // self.batch_size
-
-    @property
-    def tokens_per_batch(self):
-        """Tokens that the encoder and the decoder read in a step."""
-        return self.batch_size * (self.inputs_length + self.targets_length)
-
-    def example(self, index):
-        """Example number `index` of the endless sequence.
-
-        Args:
-            index: int64 scalar tensor.
-
-        Returns:
-            Pair of int32 tensors, inputs and targets.
-        """
-        index = tf.convert_to_tensor(index, tf.int64)
-        epoch = tf.cast(index // self.num_chunks, tf.int32)
-        chunk = tf.random.experimental.index_shuffle(
-            index % self.num_chunks,
-            tf.stack([self.seed, epoch * 2 + SHUFFLE_SEED]),
-            tf.constant(self.num_chunks - 1, tf.int64),
+        super().__init__(
+            batch_size,
+            self.plan.inputs_length,
+            self.plan.targets_length,
+            self.num_chunks,
+            tokenizer.pad_token_id,
         )
-        tokens = tf.gather(self.chunks, chunk)
-        mask_seed = tf.random.experimental.stateless_fold_in(
-            tf.stack([self.seed, MASK_SEED]), index
+
+    def examples(self, indices):
+        num_examples = tf.shape(indices)[0]
+        epochs = tf.cast(indices // self.num_chunks, tf.int32)
+        # `index_shuffle` pads the wrong axis of a seed for each index.
+        chunks = tf.raw_ops.RandomIndexShuffle(
+            index=indices % self.num_chunks,
+            seed=tf.stack(
+                [
+                    tf.fill((num_examples,), _SHUFFLE),
+                    tf.fill((num_examples,), self.seed),
+                    epochs * 2 + 1,
+                ],
+                axis=1,
+            ),
+            max_index=tf.constant(self.num_chunks - 1, tf.int64),
         )
-        mask = span_corruption.noise_mask(self.plan, mask_seed)
-        inputs, targets = span_corruption.corrupt(tokens, mask, self.sentinel_ids, self.end_id)
-        inputs = tf.ensure_shape(inputs, (self.inputs_length,))
-        return inputs, tf.ensure_shape(targets, (self.targets_length,))
-
-    def dataset(self, first_batch=0, num_batches=None):
-        """`tf.data.Dataset` of `(inputs, targets, weights)` for `fit`.
-
-        The inputs are those of a `SwitchSeq2SeqLM`; its decoder reads the targets behind the
-        id that pads.
-
-        Args:
-            first_batch: int. Number of the first batch.
-            num_batches: int. Defaults to an endless dataset.
-        """
-        first = first_batch * self.batch_size
-        if num_batches is None:
-            indices = tf.data.Dataset.counter(start=first, dtype=tf.int64)
-        else:
-            indices = tf.data.Dataset.range(first, first + num_batches * self.batch_size)
-        dataset = indices.map(self.example, num_parallel_calls=tf.data.AUTOTUNE)
-        dataset = dataset.batch(self.batch_size, drop_remainder=True)
-        return dataset.map(self._to_fit).prefetch(2)
-
-    def _to_fit(self, inputs, targets):
-        starts = tf.fill((tf.shape(targets)[0], 1), self.pad_id)
-        is_target = tf.cast(targets != self.pad_id, tf.int32)
-        x = {
-            "encoder_token_ids": inputs,
-            "encoder_padding_mask": tf.cast(inputs != self.pad_id, tf.int32),
-            "decoder_token_ids": tf.concat([starts, targets[:, :-1]], axis=1),
-            "decoder_padding_mask": tf.concat([tf.ones_like(starts), is_target[:, :-1]], axis=1),
-        }
-        return x, targets, tf.cast(is_target, tf.float32)
+        tokens = tf.gather(self.chunks, chunks)
+        seeds = tf.stack([tf.fill((num_examples,), self.seed), tf.cast(indices, tf.int32)], axis=1)
+        mask = span_corruption.noise_mask(self.plan, seeds)
+        return span_corruption.corrupt(tokens, mask, self.sentinel_ids, self.end_id)

@@ -1,12 +1,16 @@
-"""T5's span corruption of one chunk of tokens."""
+"""T5's span corruption of chunks of tokens."""
 
 import typing
 
+import numpy as np
 import tensorflow as tf
 
 from keras_switch import checks
 
 _HIGHEST_DENSITY = 0.9
+
+# Its multiples run through all numbers of 32 bits, far apart.
+_ODD = np.uint32(0x9E3779B9)
 
 
 class Plan(typing.NamedTuple):
@@ -76,50 +80,82 @@ def _corrupted(length, noise_density, mean_span_length):
 
 
 def noise_mask(plan, seed):
-    """Mask of random spans, the first of which is kept and the last of which is noise.
+    """Masks of random spans, the first of which is kept and the last of which is noise.
 
     Args:
         plan: `Plan`.
-        seed: int32 tensor of shape `(2,)`. The mask depends on nothing else.
+        seed: int32 tensor of shape `(2,)`, or `(batch, 2)` for a mask of each row. A mask depends
+            on its seed alone.
 
     Returns:
-        bool tensor of shape `(plan.length,)`, true where a token is corrupted.
+        bool tensor of shape `(plan.length,)` or `(batch, plan.length)`, true where a token is
+        corrupted.
     """
     length, num_noise, num_spans = plan
-    noise = _random_segments(num_noise, num_spans, tf.stack([seed[0], seed[1] * 2]))
-    kept = _random_segments(length - num_noise, num_spans, tf.stack([seed[0], seed[1] * 2 + 1]))
-    spans = tf.reshape(tf.stack([kept, noise], axis=1), (-1,))
-    is_noise = tf.tile([False, True], [num_spans])
-    return tf.ensure_shape(tf.repeat(is_noise, spans), (length,))
+    key = _mix(_mix(tf.bitcast(seed[..., :1], tf.uint32)) + tf.bitcast(seed[..., 1:], tf.uint32))
+    kept = _random_cuts(length - num_noise, num_spans, _mix(key))
+    noise = _random_cuts(num_noise, num_spans, _mix(key + _ODD))
+    # Where the first i kept spans and the first i, or i - 1, spans of noise are over.
+    ends = tf.stack([kept[..., 1:] + noise[..., :-1], kept[..., 1:] + noise[..., 1:]], axis=-1)
+    ends = tf.reshape(ends, (-1, 2 * num_spans))
+    places = tf.broadcast_to(tf.range(length), (tf.shape(ends)[0], length))
+    is_noise = tf.searchsorted(ends, places, side="right") % 2 == 1
+    return tf.reshape(is_noise, tf.concat([tf.shape(seed)[:-1], [length]], axis=0))
 
 
 def corrupt(tokens, mask, sentinel_ids, end_id):
-    """Splits a chunk into corrupted inputs and the targets that restore it.
+    """Splits chunks into corrupted inputs and the targets that restore them.
 
     Args:
-        tokens: int32 tensor of shape `(length,)`.
-        mask: bool tensor of shape `(length,)`, true where a token is corrupted.
+        tokens: int32 tensor of shape `(length,)` or `(batch, length)`.
+        mask: bool tensor of that shape, true where a token is corrupted. Each row has as many
+            spans, and as many corrupted tokens.
         sentinel_ids: int32 tensor, the ids of `<extra_id_0>`, `<extra_id_1>`, ...
         end_id: int. The id that ends a text.
 
     Returns:
-        Pair of int32 tensors, inputs and targets, each of which ends in `end_id`.
+        Pair of int32 tensors, inputs and targets, each row of which ends in `end_id`.
     """
     return tuple(_replace(tokens, masked, sentinel_ids, end_id) for masked in (mask, ~mask))
 
 
 def _replace(tokens, mask, sentinel_ids, end_id):
     """Puts one sentinel in the place of each masked span, and the end's id at the end."""
-    before = tf.concat([[False], mask[:-1]], axis=0)
+    before = tf.concat([tf.zeros_like(mask[..., :1]), mask[..., :-1]], axis=-1)
     starts = mask & ~before
-    spans = tf.cumsum(tf.cast(starts, tf.int32)) - 1
+    spans = tf.cumsum(tf.cast(starts, tf.int32), axis=-1) - 1
     tokens = tf.where(starts, tf.gather(sentinel_ids, tf.maximum(spans, 0)), tokens)
-    return tf.concat([tf.boolean_mask(tokens, starts | ~mask), [end_id]], axis=0)
+    # Every row keeps as many.
+    keep = starts | ~mask
+    rows = tf.shape(tokens)[:-1]
+    length = tf.math.count_nonzero(keep, dtype=tf.int32) // tf.maximum(tf.reduce_prod(rows), 1)
+    kept = tf.reshape(tf.boolean_mask(tokens, keep), tf.concat([rows, [length]], axis=0))
+    return tf.concat([kept, tf.fill(tf.concat([rows, [1]], axis=0), end_id)], axis=-1)
 
 
-def _random_segments(num_items, num_segments, seed):
-    """Lengths of `num_segments` segments, none empty, uniform over all ways to cut."""
-    order = tf.argsort(tf.random.stateless_uniform((num_items - 1,), seed))
-    starts = tf.cast(order < num_segments - 1, tf.int32)
-    segments = tf.cumsum(tf.concat([[0], starts], axis=0))
-    return tf.math.bincount(segments, minlength=num_segments, maxlength=num_segments)
+def _random_cuts(num_items, num_segments, key):
+    """Where to cut so many items, 0 and the end included: no segment is empty.
+
+    Of `num_items - 1` places, those of the largest random numbers are taken, so all ways to cut
+    are equally likely.
+
+    Args:
+        num_items: int.
+        num_segments: int.
+        key: uint32 tensor of shape `(..., 1)`.
+
+    Returns:
+        int32 tensor of shape `(..., num_segments + 1)`, increasing.
+    """
+    numbers = _mix(key + _ODD * np.arange(1, num_items, dtype=np.uint32))
+    _, places = tf.math.top_k(tf.bitcast(numbers, tf.int32), num_segments - 1)
+    first = tf.zeros_like(key, tf.int32)
+    return tf.concat([first, tf.sort(places + 1, axis=-1), first + num_items], axis=-1)
+
+
+def _mix(x):
+    """A bijection of 32 bits, Chris Wellons's `lowbias32`: a number to another, as if random."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
+        x *= tf.constant(factor, tf.uint32)
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16, tf.uint32)))
