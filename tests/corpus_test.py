@@ -6,6 +6,7 @@ import tempfile
 import unittest
 
 from keras_switch.data import corpus
+from keras_switch.data import sources
 
 # Frequent words of each language, or characters where it has no spaces between words.
 FREQUENT = {
@@ -121,7 +122,7 @@ class EmbeddedCorporaTest(unittest.TestCase):
 
     def test_each_is_the_text_that_its_document_names(self):
         documents = "".join(
-            path.read_text(encoding="utf-8") for path in corpus.EMBEDDED.parent.rglob("*.md")
+            path.read_text(encoding="utf-8") for path in sources.EMBEDDED.parent.rglob("*.md")
         )
         digests = set(re.findall(r"`([0-9a-f]{64})`", documents))
         texts = [lzma.open(path).read() for path in self.paths.values()]
@@ -131,7 +132,7 @@ class EmbeddedCorporaTest(unittest.TestCase):
         address = re.compile(r"\w@\w|://|www\.")
         for name, lines in self.lines.items():
             self.assertEqual([line for line in lines if address.search(line)], [], name)
-        credits = corpus.EMBEDDED.parent / "gnome" / "CREDITS.md"
+        credits = sources.EMBEDDED.parent / "gnome" / "CREDITS.md"
         self.assertNotIn("@", credits.read_text(encoding="utf-8"))
 
     def test_each_is_in_its_language_and_repeats_no_line(self):

@@ -1,10 +1,8 @@
-"""Plain text, a passage a line."""
+"""A corpus in memory."""
 
-import lzma
-import pathlib
 import typing
 
-EMBEDDED = pathlib.Path(__file__).parent / "corpora" / "sotu.txt.xz"
+from keras_switch.data import sources
 
 
 def embedded_corpora():
@@ -21,38 +19,28 @@ def embedded_corpora():
     >>> list(embedded_corpora())[:4]
     ['english', 'gnome/ca', 'gnome/cs', 'gnome/da']
     """
-    gnome = sorted(EMBEDDED.parent.glob("gnome/*.txt.xz"))
-    return {"english": EMBEDDED} | {f"gnome/{path.name.split('.')[0]}": path for path in gnome}
+    gnome = sorted(sources.EMBEDDED.parent.glob("gnome/*.txt.xz"))
+    return {"english": sources.EMBEDDED} | {
+        f"gnome/{path.name.split('.')[0]}": path for path in gnome
+    }
 
 
 def read_corpus(path=None):
-    """Returns the lines of a text file, without empty ones.
+    """Returns the passages of a source of text, without empty ones.
 
     Args:
-        path: Path of a UTF-8 text file, or of one compressed with xz (`.xz`). Defaults
-            to the corpus in this package, the State of the Union addresses.
+        path: What `keras_switch.data.read_lines` takes: a text file, JSON lines, a glob, a data
+            set such as `tfds:c4/en`, or a list of them. Defaults to the corpus in this package,
+            the State of the Union addresses.
 
     Returns:
         List of strings.
 
     Raises:
-        ValueError: If the file does not exist, is not text, or holds no words.
+        ValueError: If a source does not exist, is not text, or holds no words.
+        ImportError: If it needs a package of the extra `data` that is not installed.
     """
-    path = EMBEDDED if path is None else pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"`path` must be an existing text file. Received: path={str(path)!r}")
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            lines = [line.strip() for line in file]
-    except (EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
-        raise ValueError(
-            f"`path` must hold UTF-8 text ({error}). Received: path={str(path)!r}"
-        ) from None
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ValueError(f"`path` must hold some text. Received: path={str(path)!r}")
-    return lines
+    return list(sources.read_lines(path))
 
 
 def split_corpus(lines, held_out=0.02):
