@@ -4,10 +4,12 @@ from keras_switch.commands import convert
 from keras_switch.commands import export
 from keras_switch.commands import generate
 from keras_switch.commands import models
+from keras_switch.commands import prepare
 from keras_switch.commands import pretrain
 from keras_switch.commands import rehearse
 
 COMMANDS = {
+    "prepare": prepare.COMMAND,
     "pretrain": pretrain.COMMAND,
     "generate": generate.COMMAND,
     "export": export.COMMAND,

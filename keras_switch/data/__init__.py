@@ -1,19 +1,24 @@
 """Text to tf.data batches of T5's span corruption.
 
 Read `sources.py` (where text comes from), `tokens.py` (text to ids), `span_corruption.py` (chunks
-of ids), then `batches.py`.
+of ids), then `batches.py`. Text that is too long for the memory goes through `preparing.py` and
+`shards.py` to a folder, which `prepared_tokens.py` reads.
 """
 
 from keras_switch.data.batches import SpanCorruptionBatches
 from keras_switch.data.corpus import embedded_corpora
 from keras_switch.data.corpus import read_corpus
+from keras_switch.data.prepared_tokens import PreparedTokens
+from keras_switch.data.preparing import prepare
 from keras_switch.data.sources import read_lines
 from keras_switch.data.tokens import tokenize_corpus
 from keras_switch.data.tokens import train_sentencepiece
 
 __all__ = [
+    "PreparedTokens",
     "SpanCorruptionBatches",
     "embedded_corpora",
+    "prepare",
     "read_corpus",
     "read_lines",
     "tokenize_corpus",

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_switch import checks
 from keras_switch.data import indexed_batches
+from keras_switch.data import prepared_tokens
 from keras_switch.data import span_corruption
 
 # The first number of the seeds of `tf.random.experimental.index_shuffle`.
@@ -18,7 +19,7 @@ class SpanCorruptionBatches(indexed_batches.IndexedBatches):
     the seed and `i` alone, so a run resumes at any batch at no cost.
 
     Args:
-        tokens: int array of shape `(num_tokens,)`.
+        tokens: int array of shape `(num_tokens,)`, or `PreparedTokens`, which stay on the disk.
         tokenizer: `keras_switch.models.SwitchTokenizer`, or another object with its
             `sentinel_ids`, `end_token_id` and `pad_token_id`.
         inputs_length: int. Length of the encoder's inputs.
@@ -28,7 +29,8 @@ class SpanCorruptionBatches(indexed_batches.IndexedBatches):
         seed: int, from 0 to `2**31 - 1`.
 
     Raises:
-        ValueError: If an argument is not as described, or the text is shorter than a batch.
+        ValueError: If an argument is not as described, the text is shorter than a batch, or another
+            tokenizer made the prepared tokens.
 
     Example:
     >>> lines = keras_switch.data.read_corpus()[:500]
@@ -70,10 +72,14 @@ class SpanCorruptionBatches(indexed_batches.IndexedBatches):
                 f"`inputs_length` needs {num_spans} sentinels, and the tokenizer has "
                 f"{len(tokenizer.sentinel_ids)}. Received: inputs_length={inputs_length}"
             )
-        chunks = tokens[: self.num_chunks * chunk_length].reshape(-1, chunk_length)
-        with tf.device("CPU:0"):
-            # An accelerator has no use for the text, and tf.data reads it here.
-            self.chunks = tf.constant(chunks, tf.int32)
+        if isinstance(tokens, prepared_tokens.PreparedTokens):
+            tokens.check_tokenizer(tokenizer)
+            self.chunks = tokens
+        else:
+            chunks = tokens[: self.num_chunks * chunk_length].reshape(-1, chunk_length)
+            with tf.device("CPU:0"):
+                # An accelerator has no use for the text, and tf.data reads it here.
+                self.chunks = tf.constant(chunks, tf.int32)
         self.sentinel_ids = list(tokenizer.sentinel_ids)
         self.end_id = tokenizer.end_token_id
         self.seed = int(seed)
@@ -101,7 +107,16 @@ class SpanCorruptionBatches(indexed_batches.IndexedBatches):
             ),
             max_index=tf.constant(self.num_chunks - 1, tf.int64),
         )
-        tokens = tf.gather(self.chunks, chunks)
+        tokens = self._read(chunks)
         seeds = tf.stack([tf.fill((num_examples,), self.seed), tf.cast(indices, tf.int32)], axis=1)
         mask = span_corruption.noise_mask(self.plan, seeds)
         return span_corruption.corrupt(tokens, mask, self.sentinel_ids, self.end_id)
+
+    def _read(self, chunks):
+        if isinstance(self.chunks, tf.Tensor):
+            return tf.gather(self.chunks, chunks)
+        length = self.plan.length
+        tokens = tf.numpy_function(
+            lambda numbers: self.chunks.read(numbers * length, length), [chunks], tf.int32
+        )
+        return tf.ensure_shape(tokens, (None, length))

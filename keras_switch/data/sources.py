@@ -6,11 +6,11 @@ import pathlib
 
 import tensorflow as tf
 
+from keras_switch.data import shards
 from keras_switch.data import text_files
 from keras_switch.data import tfds
 
 EMBEDDED = pathlib.Path(__file__).parent / "corpora" / "sotu.txt.xz"
-INDEX = "index.json"
 
 
 def read_lines(source=None):
@@ -93,7 +93,7 @@ def _parts(spelling):
     if os.path.isfile(path):
         return [spelling]
     if os.path.isdir(path):
-        has_tokens = os.path.exists(os.path.join(path, INDEX))
+        has_tokens = os.path.exists(os.path.join(path, shards.INDEX))
         advice = (
             "It holds tokens, which `keras_switch.data.PreparedTokens` reads"
             if has_tokens

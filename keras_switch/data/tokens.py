@@ -1,7 +1,10 @@
 """Lines of text to a SentencePiece model, and to ids."""
 
 import io
+import itertools
+import re
 
+import numpy as np
 import sentencepiece
 import tensorflow as tf
 
@@ -83,6 +86,34 @@ def tokenize_corpus(lines, tokenizer):
     dataset = tf.data.Dataset.from_tensor_slices(tf.constant(lines, tf.string))
     rows = dataset.batch(_LINES_AT_ONCE).map(lambda batch: tokenizer(batch).flat_values)
     return tf.concat([tf.zeros((0,), tf.int32), *rows], axis=0).numpy()
+
+
+class Encoder:
+    """The ids that `keras_switch.models.SwitchTokenizer` gives, by the SentencePiece library alone.
+
+    It needs no model of Keras, so a worker makes one of the bytes of the model.
+
+    Args:
+        proto: bytes. A SentencePiece model with its sentinels.
+    """
+
+    def __init__(self, proto):
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        pieces = [self._processor.id_to_piece(number) for number in range(len(self._processor))]
+        self._sentinels = sentinels.find(pieces)
+        self._names = re.compile("|".join(pieces[number] for number in self._sentinels) or "(?!)")
+        self._space = self._processor.piece_to_id("▁")
+
+    def __call__(self, lines):
+        """All ids of a list of strings in one row, one string after another."""
+        # As the tokenizer does: what follows a sentinel starts a word, and no lone space is before.
+        spaced = [self._names.sub(r"\g<0> ", line) for line in lines]
+        rows = self._processor.encode(spaced, num_threads=1)
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.int32)
+        if spaced == lines:
+            return ids
+        before_sentinel = np.append(np.isin(ids[1:], self._sentinels), False)
+        return ids[~(before_sentinel & (ids == self._space))]
 
 
 def _cut(lines):
