@@ -8,6 +8,8 @@ of ids), then `batches.py`. Text that is too long for the memory goes through `p
 from keras_switch.data.batches import SpanCorruptionBatches
 from keras_switch.data.corpus import embedded_corpora
 from keras_switch.data.corpus import read_corpus
+from keras_switch.data.mixture import Mixture
+from keras_switch.data.mixture import mixture_rates
 from keras_switch.data.prepared_tokens import PreparedTokens
 from keras_switch.data.preparing import prepare
 from keras_switch.data.sources import read_lines
@@ -15,9 +17,11 @@ from keras_switch.data.tokens import tokenize_corpus
 from keras_switch.data.tokens import train_sentencepiece
 
 __all__ = [
+    "Mixture",
     "PreparedTokens",
     "SpanCorruptionBatches",
     "embedded_corpora",
+    "mixture_rates",
     "prepare",
     "read_corpus",
     "read_lines",
