@@ -47,6 +47,19 @@ class SpanCorruptionTest(parameterized.TestCase):
         self.assertEqual((plan.length, plan.targets_length), (raw_length, targets_length))
         self.assertEqual(plan.inputs_length, inputs_length)
 
+    # What T5's `random_spans_helper` gives. Half of the tokens: both sides as long, where possible.
+    @parameterized.parameters(
+        (512, 0.5, 3.0, 766, 512),
+        (128, 0.5, 3.0, 190, 128),
+        (5, 0.51, 1.0, 4, 5),
+        (7, 0.87, 5.0, 20, 21),
+        (64, 0.3, 2.0, 74, 34),
+    )
+    def test_other_densities_have_the_lengths_of_t5(self, inputs_length, density, mean, *lengths):
+        plan = span_corruption.plan(inputs_length, density, mean)
+        self.assertEqual((plan.length, plan.targets_length), lengths)
+        self.assertEqual(plan.inputs_length, inputs_length)
+
     @parameterized.parameters(4, 5, 17, 64, 127, 128)
     def test_inputs_and_targets_have_the_promised_lengths(self, inputs_length):
         for percent in (1, 15, 30, 50, 67, 80, 90):

@@ -40,7 +40,9 @@ class Plan(typing.NamedTuple):
 def plan(inputs_length, noise_density=0.15, mean_span_length=3.0):
     """Plans the chunks whose corrupted inputs have exactly so many ids.
 
-    512 inputs take chunks of 568 tokens, and give 114 targets.
+    512 inputs take chunks of 568 tokens, and give 114 targets. The lengths are those of T5's
+    `random_spans_helper`, but where T5 itself would pad the inputs or fail: where it counts no
+    span at all, or more spans than there are tokens to keep between them.
 
     Args:
         inputs_length: int. Length of the corrupted inputs.
@@ -63,20 +65,40 @@ def plan(inputs_length, noise_density=0.15, mean_span_length=3.0):
         raise ValueError(
             f"`mean_span_length` must be at least 1. Received: mean_span_length={mean_span_length}"
         )
-    longer = _corrupted(2, noise_density, mean_span_length)
-    while longer.inputs_length <= inputs_length:
-        fits = longer
-        longer = _corrupted(longer.length + 1, noise_density, mean_span_length)
+    fits, _ = _longest(inputs_length, lambda length: _t5(length, noise_density, mean_span_length))
+    if noise_density == 0.5 and fits.targets_length > inputs_length:
+        # T5 then makes both sides equally long.
+        shorter = _t5(fits.length - 1, noise_density, mean_span_length)
+        fits = shorter if shorter.inputs_length == inputs_length else fits
+    if fits == _with_kept_between(fits):
+        return fits
+    fits, longer = _longest(
+        inputs_length,
+        lambda length: _with_kept_between(_t5(length, noise_density, mean_span_length)),
+    )
     if fits.inputs_length == inputs_length:
         return fits
     # The last token brought a span of its own as well. Merging two spans makes room for it.
     return longer._replace(num_spans=longer.num_spans - 1)
 
 
-def _corrupted(length, noise_density, mean_span_length):
+def _t5(length, noise_density, mean_span_length):
     num_noise = min(max(round(length * noise_density), 1), length - 1)
-    num_spans = max(round(num_noise / mean_span_length), 1)
-    return Plan(length, num_noise, min(num_spans, num_noise, length - num_noise))
+    return Plan(length, num_noise, max(round(num_noise / mean_span_length), 1))
+
+
+def _with_kept_between(plan):
+    """At high densities T5 has more spans than tokens to keep between them, and fails."""
+    return plan._replace(num_spans=min(plan.num_spans, plan.length - plan.num_noise))
+
+
+def _longest(inputs_length, plan_of):
+    """The longest `Plan` whose inputs fit, and the next one."""
+    longer = plan_of(2)
+    while longer.inputs_length <= inputs_length:
+        fits = longer
+        longer = plan_of(longer.length + 1)
+    return fits, longer
 
 
 def noise_mask(plan, seed):
