@@ -8,7 +8,10 @@ import tensorflow as tf
 from keras_switch.data import SpanCorruptionBatches
 
 TOKENIZER = types.SimpleNamespace(
-    sentinel_ids=range(9999, 9899, -1), end_token_id=1, pad_token_id=0
+    sentinel_ids=range(99999, 99899, -1),
+    end_token_id=1,
+    pad_token_id=0,
+    vocabulary_size=lambda: 100000,
 )
 
 
@@ -62,7 +65,12 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
                     self.assertTrue((weights == 1).all() and (encoder > 0).all())
 
     def test_ids_are_those_of_the_tokenizer(self):
-        tokenizer = types.SimpleNamespace(sentinel_ids=[7, 9, 8, 6], end_token_id=2, pad_token_id=3)
+        tokenizer = types.SimpleNamespace(
+            sentinel_ids=[7, 9, 8, 6],
+            end_token_id=2,
+            pad_token_id=3,
+            vocabulary_size=lambda: 500,
+        )
         batches = SpanCorruptionBatches(np.arange(100, 500), tokenizer, 16, 4, noise_density=0.4)
         ((encoder, decoder, targets, _),) = collect(batches.dataset(num_batches=1))
         for row in (*encoder, *targets):
@@ -73,7 +81,7 @@ class SpanCorruptionBatchesTest(unittest.TestCase):
         seen = []
         for encoder, _, targets, _ in collect(make(batch_size=5).dataset(num_batches=2)):
             for side in (encoder, targets):
-                seen.extend(side[(side >= 100) & (side < 9000)].tolist())
+                seen.extend(side[(side >= 100) & (side < 99900)].tolist())
         self.assertEqual(sorted(seen), list(range(100, 440)))
 
     def test_resumes_at_any_batch(self):

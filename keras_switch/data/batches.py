@@ -1,17 +1,89 @@
-"""Batches of span corruption."""
+"""Batches of tasks over the chunks of a long row of tokens."""
 
+import numpy as np
 import tensorflow as tf
 
 from keras_switch import checks
 from keras_switch.data import indexed_batches
 from keras_switch.data import prepared_tokens
-from keras_switch.data import span_corruption
-
-# The first number of the seeds of `tf.random.experimental.index_shuffle`.
-_SHUFFLE = 498247692
+from keras_switch.data import randomness
+from keras_switch.data import tasks
 
 
-class SpanCorruptionBatches(indexed_batches.IndexedBatches):
+class TaskBatches(indexed_batches.IndexedBatches):
+    """A task over a long row of tokens, in fixed-size batches.
+
+    The tokens are cut into chunks, each of which the task makes an example. Each epoch visits all
+    chunks in another order, with other random numbers. Batch `i` depends on the seed and `i`
+    alone, so a run resumes at any batch at no cost.
+
+    Args:
+        tokens: int array of shape `(num_tokens,)`, or `PreparedTokens`, which stay on the disk.
+        tokenizer: `keras_switch.models.SwitchTokenizer`, or another object with its
+            `sentinel_ids`, `end_token_id`, `pad_token_id` and `vocabulary_size()`.
+        task: `SpanCorruption`, `PrefixLM` or `CausalLM`.
+        batch_size: int.
+        seed: int, from 0 to `2**31 - 1`.
+
+    Raises:
+        ValueError: If an argument is not as described, the text is shorter than a batch, or another
+            tokenizer made the prepared tokens.
+
+    Example:
+    >>> lines = keras_switch.data.read_corpus()[:500]
+    >>> proto = keras_switch.data.train_sentencepiece(lines, vocabulary_size=600)
+    >>> tokenizer = keras_switch.models.SwitchTokenizer(proto)
+    >>> tokens = keras_switch.data.tokenize_corpus(lines, tokenizer)
+    >>> task = keras_switch.data.PrefixLM(inputs_length=32)
+    >>> inputs, targets, weights = next(iter(TaskBatches(tokens, tokenizer, task, 4).dataset()))
+    >>> inputs["encoder_token_ids"].shape, targets.shape
+    (TensorShape([4, 32]), TensorShape([4, 31]))
+    """
+
+    def __init__(self, tokens, tokenizer, task, batch_size, *, seed=0):
+        batch_size = checks.check_positive_integer("batch_size", batch_size)
+        self.seed = randomness.check_seed(seed)
+        self.task = task
+        self.ids = tasks.SpecialIds.of(tokenizer)
+        self.num_chunks = len(tokens) // task.chunk_length
+        if self.num_chunks < batch_size:
+            raise ValueError(
+                f"`tokens` must fill a batch of {batch_size} chunks of {task.chunk_length} "
+                f"tokens. Received: {len(tokens)} tokens"
+            )
+        task.check(self.ids)
+        self.chunks = self._chunks(tokens, tokenizer)
+        super().__init__(
+            batch_size, task.inputs_length, task.targets_length, self.num_chunks, self.ids.pad
+        )
+
+    def _chunks(self, tokens, tokenizer):
+        """The text: a tensor of chunks, or prepared tokens."""
+        if isinstance(tokens, prepared_tokens.PreparedTokens):
+            tokens.check_tokenizer(tokenizer)
+            return tokens
+        tokens = tasks.check_ids("tokens", np.asarray(tokens), tokenizer)
+        length = self.task.chunk_length
+        with tf.device("CPU:0"):
+            # An accelerator has no use for the text, and tf.data reads it here.
+            return tf.constant(tokens[: self.num_chunks * length].reshape(-1, length), tf.int32)
+
+    def examples(self, indices):
+        chunks = randomness.shuffled(indices, self.num_chunks, self.seed)
+        seeds = randomness.seeds(self.seed, indices)
+        return self.task.split(self._read(chunks), seeds, self.ids)
+
+    def _read(self, chunks):
+        if isinstance(self.chunks, tf.Tensor):
+            return tf.gather(self.chunks, chunks)
+        length = self.task.chunk_length
+        tokens = tf.numpy_function(
+            lambda numbers: self.chunks.read(numbers * length, length), [chunks], tf.int32
+        )
+        return tf.ensure_shape(tokens, (None, length))
+
+
+class SpanCorruptionBatches(TaskBatches):
     """T5's span corruption of a long row of tokens, in fixed-size batches.
 
     The tokens are cut into chunks that fill the inputs exactly, so there is no padding.
@@ -21,7 +93,7 @@ class SpanCorruptionBatches(indexed_batches.IndexedBatches):
     Args:
         tokens: int array of shape `(num_tokens,)`, or `PreparedTokens`, which stay on the disk.
         tokenizer: `keras_switch.models.SwitchTokenizer`, or another object with its
-            `sentinel_ids`, `end_token_id` and `pad_token_id`.
+            `sentinel_ids`, `end_token_id`, `pad_token_id` and `vocabulary_size()`.
         inputs_length: int. Length of the encoder's inputs.
         batch_size: int.
         noise_density: float. Fraction of the tokens to corrupt, at most 0.9.
@@ -54,69 +126,10 @@ class SpanCorruptionBatches(indexed_batches.IndexedBatches):
         mean_span_length=3.0,
         seed=0,
     ):
-        batch_size = checks.check_positive_integer("batch_size", batch_size)
-        if not checks.is_integer(seed) or not 0 <= seed < 2**31:
-            raise ValueError(
-                f"`seed` must be an integer from 0 to 2**31 - 1. Received: seed={seed}"
-            )
-        self.plan = span_corruption.plan(inputs_length, noise_density, mean_span_length)
-        chunk_length, num_spans = self.plan.length, self.plan.num_spans
-        self.num_chunks = len(tokens) // chunk_length
-        if self.num_chunks < batch_size:
-            raise ValueError(
-                f"`tokens` must fill a batch of {batch_size} chunks of {chunk_length} "
-                f"tokens. Received: {len(tokens)} tokens"
-            )
-        if num_spans > len(tokenizer.sentinel_ids):
-            raise ValueError(
-                f"`inputs_length` needs {num_spans} sentinels, and the tokenizer has "
-                f"{len(tokenizer.sentinel_ids)}. Received: inputs_length={inputs_length}"
-            )
-        if isinstance(tokens, prepared_tokens.PreparedTokens):
-            tokens.check_tokenizer(tokenizer)
-            self.chunks = tokens
-        else:
-            chunks = tokens[: self.num_chunks * chunk_length].reshape(-1, chunk_length)
-            with tf.device("CPU:0"):
-                # An accelerator has no use for the text, and tf.data reads it here.
-                self.chunks = tf.constant(chunks, tf.int32)
-        self.sentinel_ids = list(tokenizer.sentinel_ids)
-        self.end_id = tokenizer.end_token_id
-        self.seed = int(seed)
-        super().__init__(
-            batch_size,
-            self.plan.inputs_length,
-            self.plan.targets_length,
-            self.num_chunks,
-            tokenizer.pad_token_id,
-        )
+        task = tasks.SpanCorruption(inputs_length, noise_density, mean_span_length)
+        super().__init__(tokens, tokenizer, task, batch_size, seed=seed)
 
-    def examples(self, indices):
-        num_examples = tf.shape(indices)[0]
-        epochs = tf.cast(indices // self.num_chunks, tf.int32)
-        # `index_shuffle` pads the wrong axis of a seed for each index.
-        chunks = tf.raw_ops.RandomIndexShuffle(
-            index=indices % self.num_chunks,
-            seed=tf.stack(
-                [
-                    tf.fill((num_examples,), _SHUFFLE),
-                    tf.fill((num_examples,), self.seed),
-                    epochs * 2 + 1,
-                ],
-                axis=1,
-            ),
-            max_index=tf.constant(self.num_chunks - 1, tf.int64),
-        )
-        tokens = self._read(chunks)
-        seeds = tf.stack([tf.fill((num_examples,), self.seed), tf.cast(indices, tf.int32)], axis=1)
-        mask = span_corruption.noise_mask(self.plan, seeds)
-        return span_corruption.corrupt(tokens, mask, self.sentinel_ids, self.end_id)
-
-    def _read(self, chunks):
-        if isinstance(self.chunks, tf.Tensor):
-            return tf.gather(self.chunks, chunks)
-        length = self.plan.length
-        tokens = tf.numpy_function(
-            lambda numbers: self.chunks.read(numbers * length, length), [chunks], tf.int32
-        )
-        return tf.ensure_shape(tokens, (None, length))
+    @property
+    def plan(self):
+        """How many tokens of a chunk are corrupted, in how many spans."""
+        return self.task.plan

@@ -1,5 +1,7 @@
 """Batches that are functions of their number."""
 
+import itertools
+
 import tensorflow as tf
 
 from keras_switch import checks
@@ -43,7 +45,8 @@ class IndexedBatches:
             indices: int64 tensor of shape `(num_examples,)`.
 
         Returns:
-            Pair of int32 tensors, inputs and targets, a row for each example.
+            Pair of int32 tensors, inputs and targets, a row for each example; where several
+            share a row, also the numbers that its inputs' and its targets' ids have.
         """
         raise NotImplementedError
 
@@ -54,10 +57,10 @@ class IndexedBatches:
             index: int64 scalar tensor.
 
         Returns:
-            Pair of int32 tensors, inputs and targets.
+            What `examples` returns, of one row.
         """
-        inputs, targets = self.examples(tf.convert_to_tensor(index, tf.int64)[tf.newaxis])
-        return inputs[0], targets[0]
+        rows = self.examples(tf.convert_to_tensor(index, tf.int64)[tf.newaxis])
+        return tuple(row[0] for row in rows)
 
     def dataset(self, first_batch=0, num_batches=None, *, shard_index=0, num_shards=1):
         """`tf.data.Dataset` of `(inputs, targets, weights)` for `fit`.
@@ -96,9 +99,11 @@ class IndexedBatches:
         rows = tf.range(shard_index * num_rows, (shard_index + 1) * num_rows, dtype=tf.int64)
 
         def batch(number):
-            inputs, targets = self.examples(number * self.batch_size + rows)
-            inputs = tf.ensure_shape(inputs, (num_rows, self.inputs_length))
-            return self._to_fit(inputs, tf.ensure_shape(targets, (num_rows, self.targets_length)))
+            columns = self.examples(number * self.batch_size + rows)
+            lengths = itertools.cycle([self.inputs_length, self.targets_length])
+            return self._to_fit(
+                *(tf.ensure_shape(x, (num_rows, length)) for x, length in zip(columns, lengths))
+            )
 
         return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 

@@ -6,11 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switch import checks
+from keras_switch.data import randomness
 
 _HIGHEST_DENSITY = 0.9
-
-# Its multiples run through all numbers of 32 bits, far apart.
-_ODD = np.uint32(0x9E3779B9)
 
 
 class Plan(typing.NamedTuple):
@@ -114,9 +112,9 @@ def noise_mask(plan, seed):
         corrupted.
     """
     length, num_noise, num_spans = plan
-    key = _mix(_mix(tf.bitcast(seed[..., :1], tf.uint32)) + tf.bitcast(seed[..., 1:], tf.uint32))
-    kept = _random_cuts(length - num_noise, num_spans, _mix(key))
-    noise = _random_cuts(num_noise, num_spans, _mix(key + _ODD))
+    key = randomness.keys(seed)
+    kept = _random_cuts(length - num_noise, num_spans, randomness.mix(key))
+    noise = _random_cuts(num_noise, num_spans, randomness.mix(key + randomness.ODD))
     # Where the first i kept spans and the first i, or i - 1, spans of noise are over.
     ends = tf.stack([kept[..., 1:] + noise[..., :-1], kept[..., 1:] + noise[..., 1:]], axis=-1)
     ends = tf.reshape(ends, (-1, 2 * num_spans))
@@ -169,15 +167,7 @@ def _random_cuts(num_items, num_segments, key):
     Returns:
         int32 tensor of shape `(..., num_segments + 1)`, increasing.
     """
-    numbers = _mix(key + _ODD * np.arange(1, num_items, dtype=np.uint32))
+    numbers = randomness.mix(key + randomness.ODD * np.arange(1, num_items, dtype=np.uint32))
     _, places = tf.math.top_k(tf.bitcast(numbers, tf.int32), num_segments - 1)
     first = tf.zeros_like(key, tf.int32)
     return tf.concat([first, tf.sort(places + 1, axis=-1), first + num_items], axis=-1)
-
-
-def _mix(x):
-    """A bijection of 32 bits, Chris Wellons's `lowbias32`: a number to another, as if random."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
-        x *= tf.constant(factor, tf.uint32)
-    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(16, tf.uint32)))
