@@ -1,7 +1,7 @@
 """Text to tf.data batches of T5's tasks.
 
 Read `sources.py` (where text comes from), `tokens.py` (text to ids), `tasks.py` (chunks of ids),
-then `batches.py`. Text that is too long for the memory goes through `preparing.py` and `shards.py`
+then `batches.py`; `pair_batches.py` and `packing.py` for pairs of texts. Text that is too long for the memory goes through `preparing.py` and `shards.py`
 to a folder, which `prepared_tokens.py` reads.
 """
 
@@ -11,6 +11,8 @@ from keras_switch.data.corpus import embedded_corpora
 from keras_switch.data.corpus import read_corpus
 from keras_switch.data.mixture import Mixture
 from keras_switch.data.mixture import mixture_rates
+from keras_switch.data.packing import packed_positions
+from keras_switch.data.pair_batches import PairBatches
 from keras_switch.data.prepared_tokens import PreparedTokens
 from keras_switch.data.preparing import prepare
 from keras_switch.data.sources import read_lines
@@ -23,6 +25,7 @@ from keras_switch.data.tokens import train_sentencepiece
 __all__ = [
     "CausalLM",
     "Mixture",
+    "PairBatches",
     "PrefixLM",
     "PreparedTokens",
     "SpanCorruption",
@@ -30,6 +33,7 @@ __all__ = [
     "TaskBatches",
     "embedded_corpora",
     "mixture_rates",
+    "packed_positions",
     "prepare",
     "read_corpus",
     "read_lines",

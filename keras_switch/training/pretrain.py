@@ -86,7 +86,7 @@ def _pretrain(config, output_dir, checkpoint_every):
             f"Extended the run from {before['epochs']} to {config.epochs} epochs: from here on the "
             "learning rate follows the longer run's."
         )
-    longest = stages[-1].train
+    longest = stages[-1].held_out
     preprocessor = SwitchSeq2SeqLMPreprocessor(
         tokenizer, longest.inputs_length, longest.targets_length
     )
@@ -173,7 +173,7 @@ def held_out_line(config, model, stage):
         for dataset in (held_out, shuffle_inputs(held_out))
     )
     return (
-        f"Held-out text, {stage.train.inputs_length} tokens: {own:.2f} nats a token; {others:.2f} "
+        f"Held-out text, {stage.held_out.inputs_length} tokens: {own:.2f} nats a token; {others:.2f} "
         f"with the inputs of another text, {others - own:.2f} more."
     )
 

@@ -5,6 +5,7 @@ import typing
 
 from keras_switch import data
 from keras_switch.data import corpus as corpus_module
+from keras_switch.data.two_lengths import TwoLengths
 from keras_switch.models import SwitchTokenizer
 
 
@@ -14,18 +15,18 @@ class Stage(typing.NamedTuple):
     Attributes:
         first_epoch: int.
         first_step: int.
-        train: `SpanCorruptionBatches`.
+        train: `SpanCorruptionBatches`, or `TwoLengths` of them.
         held_out: `SpanCorruptionBatches`.
     """
 
     first_epoch: int
     first_step: int
-    train: data.SpanCorruptionBatches
+    train: data.SpanCorruptionBatches | TwoLengths
     held_out: data.SpanCorruptionBatches
 
 
 def prepare(config, lines, tokenizer=None):
-    """Returns the tokenizer, and the stages of a run: first on short texts, then on whole ones.
+    """Returns the tokenizer, and the stages of a run: on short texts, then on long and short ones.
 
     Args:
         config: `PretrainConfig`.
@@ -63,7 +64,26 @@ def has_short_texts(config):
 
 def _stage(config, tokenizer, tokens, inputs_length, first_epoch):
     """A stage whose batches have about as many tokens as those of the full length."""
-    batch_size = config.batch_size * (config.inputs_length // inputs_length)
+    rows = config.batch_size
+    if first_epoch and rows % 2:
+        raise ValueError(
+            "`batch_size` must be even: half of the rows are short texts, after `short_epochs`. "
+            f"Received: batch_size={rows}"
+        )
+    texts_per_row = config.inputs_length // inputs_length
+    train, held_out = _batches(config, tokenizer, tokens, inputs_length, rows * texts_per_row)
+    if first_epoch:
+        short = config.short_inputs_length
+        texts = rows // 2 * (inputs_length // short)
+        train = TwoLengths(
+            _batches(config, tokenizer, tokens, inputs_length, rows // 2)[0],
+            _batches(config, tokenizer, tokens, short, texts)[0],
+        )
+    return Stage(first_epoch, first_epoch * config.steps_per_epoch, train, held_out)
+
+
+def _batches(config, tokenizer, tokens, inputs_length, batch_size):
+    """Batches of the text to train on, and of the text that is held out."""
     noise = {"noise_density": config.noise_density, "mean_span_length": config.mean_span_length}
     train = data.SpanCorruptionBatches(
         tokens[0], tokenizer, inputs_length, batch_size, **noise, seed=config.seed
@@ -78,4 +98,4 @@ def _stage(config, tokenizer, tokens, inputs_length, first_epoch):
             "The part of the corpus that is held out, 2% of its lines, is too short. Give a "
             f"longer corpus, or a smaller `batch_size` or `inputs_length`. {error}"
         ) from None
-    return Stage(first_epoch, first_epoch * config.steps_per_epoch, train, held_out)
+    return train, held_out
