@@ -1,8 +1,8 @@
 """Text to tf.data batches of T5's tasks.
 
 Read `sources.py` (where text comes from), `tokens.py` (text to ids), `tasks.py` (chunks of ids),
-then `batches.py`; `pair_batches.py` and `packing.py` for pairs of texts. Text that is too long for the memory goes through `preparing.py` and `shards.py`
-to a folder, which `prepared_tokens.py` reads.
+then `batches.py`; `pair_batches.py` and `packing.py` for pairs of texts. Text that is too long for
+the memory goes through `preparing.py` and `shards.py` to a folder, which `prepared_tokens.py` reads.
 """
 
 from keras_switch.data.batches import SpanCorruptionBatches

@@ -172,9 +172,10 @@ def held_out_line(config, model, stage):
         model.evaluate(dataset, verbose=0, return_dict=True)[NATS]
         for dataset in (held_out, shuffle_inputs(held_out))
     )
+    length = stage.held_out.inputs_length
     return (
-        f"Held-out text, {stage.held_out.inputs_length} tokens: {own:.2f} nats a token; {others:.2f} "
-        f"with the inputs of another text, {others - own:.2f} more."
+        f"Held-out text, {length} tokens: {own:.2f} nats a token; {others:.2f} with the inputs of "
+        f"another text, {others - own:.2f} more."
     )
 
 
