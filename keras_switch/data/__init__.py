@@ -2,7 +2,7 @@
 
 Read `sources.py` (where text comes from), `tokens.py` (text to ids), `tasks.py` (chunks of ids),
 then `batches.py`; `pair_batches.py` and `packing.py` for pairs of texts. Text that is too long for
-the memory goes through `preparing.py` and `shards.py` to a folder, which `prepared_tokens.py` reads.
+the memory goes through `preparing.py` and `shards.py` to a folder that `prepared_tokens.py` reads.
 """
 
 from keras_switch.data.batches import SpanCorruptionBatches
