@@ -1,3 +1,4 @@
+import gc
 import pathlib
 import tempfile
 import unittest
@@ -56,6 +57,14 @@ def predict(model):
 
 
 class QuantizedTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # For each weight that it replaces Keras collects garbage, among all objects of the process.
+        gc.collect()
+        gc.freeze()
+        cls.addClassCleanup(gc.unfreeze)
+
     def setUp(self):
         super().setUp()
         folder = tempfile.TemporaryDirectory()
