@@ -74,7 +74,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help venv test test-quick lint test-tensorflow test-jax test-oldest test-newest \
-	pretrain bench prove prove-rehearse prove-tpu prove-peers prove-models prove-exports \
+	pretrain bench prove prove-rehearse prove-tpu prove-peers prove-models prove-exports prove-data \
 	trillion bazel lock clean
 
 help: ## this list
@@ -143,6 +143,7 @@ pretrain: $(READY) ## train a small Switch Transformer on real text, export it a
 	$(BIN)/keras-switch pretrain
 
 bench: $(READY) .venv-prove-huggingface/.ready ## measure the layer and the models against their peers
+	$(BIN)/python benchmarks/data.py --output $(RESULTS)/data.md
 	$(BIN)/python benchmarks/import_time.py --output $(RESULTS)/import_time.md
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
@@ -150,8 +151,9 @@ bench: $(READY) .venv-prove-huggingface/.ready ## measure the layer and the mode
 	$(BIN)/python benchmarks/train_step.py --output $(RESULTS)/train_step.md
 	$(BIN)/python benchmarks/generate.py --output $(RESULTS)/generate.md
 
-prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-exports prove-tpu ## all slower proofs, each in an environment of its own
-	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py --ignore=prove/exports_test.py
+prove: $(READY) test-oldest prove-peers prove-models prove-rehearse prove-exports prove-data prove-tpu ## all slower proofs, each in an environment of its own
+	$(BIN)/python -m pytest prove --ignore=prove/rehearse_test.py --ignore=prove/exports_test.py \
+		--ignore=prove/prepare_test.py
 	@if command -v bazel >/dev/null; then \
 		$(MAKE) bazel; \
 	else \
@@ -164,6 +166,9 @@ prove-rehearse: .venv-prove-rehearse/.ready ## prove the rehearsals, with the TP
 
 prove-exports: .venv-prove-exports/.ready ## prove the table of docs/exports.md, by the runtimes of the formats
 	KERAS_BACKEND=tensorflow PYTHONPATH=tests .venv-prove-exports/bin/python -m pytest prove/exports_test.py
+
+prove-data: .venv-prove-beam/.ready ## prove that text is prepared on Apache Beam
+	KERAS_BACKEND=tensorflow PYTHONPATH=tests .venv-prove-beam/bin/python -m pytest prove/prepare_test.py
 
 prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready ## prove the TPU program of the TensorFlow backend
 	.venv-prove-tpu/bin/python $(PIP) --no-deps .

@@ -14,6 +14,7 @@ import keras
 import tokenizer_helpers
 
 from keras_switch import models
+from keras_switch.data import shards
 
 # The examples print TensorFlow's shapes and tensors.
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -37,7 +38,7 @@ def public_objects():
 
 
 def write_files():
-    """Writes what the examples read: a vocabulary, and a model of it."""
+    """Writes what the examples read: a vocabulary, a model of it, and tokens."""
     pathlib.Path("spiece.model").write_bytes(tokenizer_helpers.spiece_model())
     tokenizer = models.SwitchTokenizer("spiece.model")
     preprocessor = models.SwitchSeq2SeqLMPreprocessor(
@@ -47,6 +48,8 @@ def write_files():
         tokenizer.vocabulary_size(), 1, num_heads=2, hidden_dim=8, intermediate_dim=16
     )
     models.SwitchSeq2SeqLM(backbone, preprocessor).save_to_preset("my_folder")
+    shard = shards.write_shard("tokens/tokens-00000-00000.array_record", [(range(500), 9)], "<u2")
+    shards.write_index("tokens", [shard], tokenizer.proto, "<u2")
 
 
 def names_of(value):

@@ -44,7 +44,7 @@ def read_lines(source=None):
 
     Example:
     >>> next(read_lines())[:26]
-    'Fellow Citizens of the Sen'
+    'Fellow-Citizens of the Sen'
     """
     for spelling, files in _all_parts(source):
         is_empty = True
