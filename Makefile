@@ -29,6 +29,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/attention_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
+	tests/checkpoint_thread_test.py \
 	tests/checks_test.py \
 	tests/clone_test.py \
 	tests/convert_test.py \

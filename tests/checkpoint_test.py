@@ -21,15 +21,17 @@ from keras_switch.training import checkpoint as checkpoint_module
 from keras_switch.training import unsaved_variables
 
 # Trains ten epochs of six steps, and prints the history. Arguments: directory, `every`,
-# and the step after which the process kills itself, while training or while writing.
+# and the step after which the process kills itself: while training, while writing, or while a
+# thread writes and training is two steps further.
 SCRIPT = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 import keras
 import numpy as np
 import tensorflow as tf
 from keras_switch import atomic
 from keras_switch import training
 from keras_switch.layers import SwitchDense
+from keras_switch.training.snapshot import Snapshot
 
 directory, every, fatal_step, moment = sys.argv[1:]
 every = every if every == "epoch" else int(every)
@@ -48,7 +50,8 @@ path = training.latest(directory)
 state = training.restore(model, path) if path else training.TrainingState()
 print("from step", state.step)
 checkpoint = training.Checkpoint(
-    directory, every=every, keep=2, state=state, parts={"load": training.LoadRecorder(4)})
+    directory, every=every, keep=2, state=state, parts={"load": training.LoadRecorder(4)},
+    asynchronous=moment == "thread")
 
 class Kill(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
@@ -60,7 +63,18 @@ def kill_while_writing(path):
         (pathlib.Path(path).parent / "model.keras").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
+write = Snapshot.write
+
+def kill_in_thread(self, path):
+    if f"step-{int(fatal_step):09d}" in str(path) and moment == "thread":
+        while checkpoint.state.step < int(fatal_step) + 2:
+            time.sleep(0.001)
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, path)
+
 atomic.sync = kill_while_writing
+Snapshot.write = kill_in_thread
 if moment == "slow":
     tf.config.run_functions_eagerly(True)
 recorder = checkpoint.parts["load"]
@@ -127,6 +141,9 @@ class ResumeTest(unittest.TestCase):
 
     def test_a_kill_while_writing_changes_no_bit(self):
         self.check("writing", "epoch", 24, "writing", 18)
+
+    def test_a_kill_while_a_thread_writes_changes_no_bit(self):
+        self.check("thread", 5, 20, "thread", 15)
 
     def test_a_finished_run_resumes_to_the_same_history(self):
         _, lines = run(self.root / "whole")

@@ -16,13 +16,26 @@ from keras.src.backend.common.variables import AutocastScope
 # Keras's optimizers without what its TensorFlow backend changes in them. Since Keras 3.0.
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
+# What `Model.save` is made of: `Snapshot` takes the state of a model first, and writes the `.keras`
+# file later. `save_state` takes no store of another class. Since Keras 3.0.
+from keras.src.saving.saving_lib import DiskIOStore
+from keras.src.saving.saving_lib import H5IOStore
+from keras.src.saving.saving_lib import NpzIOStore
+from keras.src.saving.saving_lib import _save_state as save_state
+from keras.src.saving.saving_lib import _serialize_model_as_json as serialize_model
+
 UNINITIALIZED_VARIABLES = "uninitialized_variables"
 
 __all__ = [
     "AutocastScope",
     "BaseOptimizer",
+    "DiskIOStore",
+    "H5IOStore",
+    "NpzIOStore",
     "UNINITIALIZED_VARIABLES",
     "get_stateless_scope",
     "global_state",
     "in_stateless_scope",
+    "save_state",
+    "serialize_model",
 ]

@@ -216,4 +216,5 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
     def _stop(self):
         self.checkpoint.save()
+        self.checkpoint.wait()
         raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """Checkpoints that a killed process leaves whole."""
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -11,34 +12,14 @@ from keras_switch import atomic
 from keras_switch import checks
 from keras_switch.training import checkpoint_sums
 from keras_switch.training import unsaved_variables as unsaved
+from keras_switch.training.snapshot import Snapshot
+from keras_switch.training.training_state import STATE_NAME
+from keras_switch.training.training_state import TrainingState
+from keras_switch.training.training_state import read_state
 
-MODEL_NAME, STATE_NAME = "model.keras", "state.json"
+MODEL_NAME = "model.keras"
 _FILES = (MODEL_NAME, STATE_NAME)
 _PREFIX = "step-"
-
-
-@dataclasses.dataclass
-class TrainingState:
-    """Where a run is, beside its model.
-
-    Attributes:
-        step: int. Batches read so far: the number of the next one.
-        epoch: int. Finished epochs.
-        epoch_step: int. Batches read in the unfinished epoch.
-        history: Dictionary of lists, the logs of the finished epochs.
-        variables: Dictionary of the values of what Keras does not save: seeds, and what
-            layers count.
-        metrics: Dictionary of the values of the metrics, in an unfinished epoch.
-        parts: Dictionary of what the parts of `Checkpoint` keep.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    epoch_step: int = 0
-    history: dict = dataclasses.field(default_factory=dict)
-    variables: dict = dataclasses.field(default_factory=dict)
-    metrics: dict = dataclasses.field(default_factory=dict)
-    parts: dict = dataclasses.field(default_factory=dict)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -46,7 +27,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     Each checkpoint is a directory of a `.keras` file, a `state.json`, and their digests. It is
     written beside, synced to the disk, and then renamed: a kill at any moment, even while
-    writing, leaves the checkpoints before it as they were.
+    writing, leaves the checkpoints before it as they were. So does an error such as a full disk,
+    and weights with NaN or infinity in them, which are not written.
+
+    An asynchronous checkpoint stops training only while the state is copied to host memory. It is
+    written in a thread while steps go on, one at a time: the next save waits for it, and so do the
+    end of training and `StopOnInterrupt`. An error of the thread is raised there. Where something
+    else ends `fit`, `wait` waits for it; a process that ends waits by itself.
 
     To resume, build and compile the model, call `restore` on it, and go on with `fit`
     from the batch and epoch of the state; the run goes on as if it had never stopped.
@@ -59,11 +46,15 @@ class Checkpoint(keras.callbacks.Callback):
         parts: Dictionary of objects with `get_state` and `set_state` methods that
             give and take what JSON can hold, saved and restored with the rest. Those
             that are callbacks come before this one in the list of callbacks.
+        asynchronous: bool. Whether checkpoints are written while training goes on. It takes host
+            memory for one more copy of the weights and of the optimizer's variables.
 
     Raises:
         ValueError: If `every` or `keep` is not as described. In `fit`, if the directory
-            holds checkpoints beyond the state, or if the length of an epoch is not known, and
-            `every` is a number or the model runs several steps per execution.
+            holds checkpoints beyond the state, if weights are not finite, or if the length of an
+            epoch is not known, and `every` is a number or the model runs several steps per
+            execution.
+        OSError: In `fit`, if a checkpoint cannot be written. It names the checkpoint.
 
     Example:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -80,7 +71,9 @@ class Checkpoint(keras.callbacks.Callback):
     'step-000000004-epoch-00002'
     """
 
-    def __init__(self, directory, every="epoch", keep=3, state=None, parts=None):
+    def __init__(
+        self, directory, every="epoch", keep=3, state=None, parts=None, asynchronous=False
+    ):
         super().__init__()
         if every != "epoch" and (not checks.is_integer(every) or every < 1):
             raise ValueError(
@@ -91,6 +84,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep = checks.check_positive_integer("keep", keep)
         self.state = state or TrainingState()
         self.parts = parts or {}
+        self.asynchronous = checks.check_bool("asynchronous", asynchronous)
+        self._writing = None
+        self._snapshot = None
         self._steps_before = 0
         self._due = False
         self._written = None
@@ -102,6 +98,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self.every != "epoch" or self.model.steps_per_execution > 1:
             check_steps(self)
+        self.wait()
         self.directory.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(self.directory)
         newest = latest(self.directory)
@@ -150,10 +147,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.save()
+        self.wait()
 
     def save(self):
-        """Writes a checkpoint of this moment, and returns its path."""
+        """Saves this moment, and returns the path, where an asynchronous checkpoint will be."""
         self._due = False
+        self.wait()
         path = self._path()
         if path == self._written:
             return path
@@ -166,15 +165,38 @@ class Checkpoint(keras.callbacks.Callback):
             else {}
         )
         state.parts = {name: part.get_state() for name, part in self.parts.items()}
+        self._snapshot = Snapshot(self.model, earlier=self._snapshot)
+        arguments = path, self._snapshot, json.dumps(dataclasses.asdict(state))
+        if self.asynchronous:
+            thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+            self._writing = thread.submit(self._write, *arguments)
+            thread.shutdown(wait=False)
+        else:
+            self._write(*arguments)
+        return path
+
+    def wait(self):
+        """Waits for the checkpoint that is being written, and raises the error of its thread."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, path, snapshot, state):
+        not_finite = snapshot.first_not_finite()
+        if not_finite is not None:
+            raise ValueError(
+                f"Weights are not finite, so they are not saved: `{not_finite}` holds NaN or "
+                "infinity. Go on from an earlier checkpoint, with a lower learning rate or clipped "
+                f"gradients. Received: {path}; the newest is {latest(self.directory)}"
+            )
         with atomic.whole(path) as beside:
             beside.mkdir()
-            self.model.save(beside / MODEL_NAME)
-            (beside / STATE_NAME).write_text(json.dumps(dataclasses.asdict(state)))
+            snapshot.write(beside / MODEL_NAME)
+            (beside / STATE_NAME).write_text(state)
             checkpoint_sums.write(beside, _FILES)
         self._written = path
         for old in _checkpoints(self.directory)[: -self.keep]:
             _remove(old)
-        return path
 
     def _add_late_metrics(self):
         """Restores the metrics that Keras made in the first step: they are sums from zero."""
@@ -196,41 +218,29 @@ def latest(directory):
 
 
 def restore(model, path):
-    """Loads a checkpoint into a model of the same architecture, built and compiled.
+    """Loads a checkpoint into a model of the same architecture.
 
     Args:
-        model: `keras.Model`.
+        model: `keras.Model`, built, and compiled to go on with training.
         path: Path of one checkpoint, as `latest` returns it.
 
     Returns:
         `TrainingState`.
 
     Raises:
-        ValueError: If there is no checkpoint, if it is damaged, or not one of such a model.
+        ValueError: If there is no checkpoint, if it is damaged, or one of another model or of
+            another optimizer.
     """
     state = read_state(path)
     damage = checkpoint_sums.damage(pathlib.Path(path), _FILES)
     if damage:
         raise ValueError(f"The checkpoint is damaged: take another one. Received: {damage}")
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and not optimizer.built:
+        optimizer.build(model.trainable_variables)
     model.load_weights(pathlib.Path(path) / MODEL_NAME)
     unsaved.assign(unsaved.of_model(model), state.variables)
     return state
-
-
-def read_state(path):
-    """The `TrainingState` of a checkpoint."""
-    path = pathlib.Path(path) / STATE_NAME
-    if not path.is_file():
-        raise ValueError(
-            f"`path` must be a checkpoint, a directory with a {STATE_NAME}. "
-            f"Received: path={str(path.parent)!r}"
-        )
-    try:
-        return TrainingState(**json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The checkpoint is damaged. Received: {path} ({error})") from None
 
 
 def set_damaged_aside(directory):
