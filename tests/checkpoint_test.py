@@ -286,6 +286,48 @@ class CheckpointTest(unittest.TestCase):
         small_model().fit(data, callbacks=[training.Checkpoint(self.directory)], verbose=0)
         self.assertEqual(checkpoint_module.read_state(training.latest(self.directory)).step, 5)
 
+    def test_a_checkpoint_of_another_model_is_told_apart(self):
+        self.fit(training.Checkpoint(self.directory))
+        path = training.latest(self.directory)
+
+        def model(units=2, more=(), optimizer="adam"):
+            model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units, name="d")])
+            for layer in more:
+                model.add(layer)
+            model.compile(optimizer, "mse")
+            return model
+
+        adam, frozen = keras.optimizers.Adam(amsgrad=True), model()
+        frozen.layers[0].trainable = False
+        frozen.compile("adam", "mse")
+        other, optimizer = "not one of this model.*model.keras", "of another optimizer.*model.keras"
+        for made, message in (
+            (model(5), rf"{other}.*d/kernel` has the shape \(3, 2\) \(here \(3, 5\)\)"),
+            (model(2, [keras.layers.Dense(7, name="e")]), rf"{other}.*e/kernel` of .*is missing"),
+            (model(optimizer="sgd"), f"{optimizer}, with Adam of 6 variables; here SGD of 2"),
+            (model(optimizer="adamw"), f"{optimizer}, with Adam of 6 variables; here AdamW of 6"),
+            (model(optimizer=adam), f"{optimizer}, .*amsgrad=False; here Adam of 8.*amsgrad=True"),
+            (frozen, "freeze the same layers.* with Adam of 6 variables; here Adam of 2"),
+        ):
+            weights = made.get_weights()
+            with self.assertRaisesRegex(ValueError, message):
+                training.restore(made, path)
+            for before, after in zip(weights, made.get_weights(), strict=True):
+                np.testing.assert_array_equal(before, after)
+        empty = keras.Sequential([keras.Input((3,)), keras.layers.Activation("relu")])
+        with self.assertRaisesRegex(ValueError, rf"{other}.*dense/vars/0` of .*is not in the mod"):
+            training.restore(empty, path)
+
+    def test_an_optimizer_is_not_needed_and_its_rate_may_change(self):
+        trained = self.fit(training.Checkpoint(self.directory))
+        uncompiled = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        slower = small_model()
+        slower.compile(keras.optimizers.Adam(1e-5), "mse")
+        for model in (uncompiled, slower):
+            training.restore(model, training.latest(self.directory))
+            for x, y in zip(trained.get_weights(), model.get_weights(), strict=True):
+                np.testing.assert_array_equal(x, y)
+
     def test_bad_arguments_are_explained(self):
         with self.assertRaisesRegex(ValueError, '`every` must be "epoch" or a positive integer'):
             training.Checkpoint(self.directory, every=0)

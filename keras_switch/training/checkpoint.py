@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 
@@ -10,6 +11,7 @@ import keras
 
 from keras_switch import atomic
 from keras_switch import checks
+from keras_switch.training import checkpoint_match
 from keras_switch.training import checkpoint_sums
 from keras_switch.training import unsaved_variables as unsaved
 from keras_switch.training.snapshot import Snapshot
@@ -139,8 +141,11 @@ class Checkpoint(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch, logs=None):
-        for name, value in (logs or {}).items():
-            self.state.history.setdefault(name, []).append(float(value))
+        logs, history = logs or {}, self.state.history
+        for name in {**history, **logs}:
+            values = history.setdefault(name, [])
+            values += [math.nan] * (epoch - len(values))
+            values.append(float(logs.get(name, math.nan)))
         self.state.epoch, self.state.epoch_step = epoch + 1, 0
         if self.every == "epoch" or self._due:
             self.save()
@@ -229,7 +234,7 @@ def restore(model, path):
 
     Raises:
         ValueError: If there is no checkpoint, if it is damaged, or one of another model or of
-            another optimizer.
+            another optimizer. It names what differs, and nothing is loaded.
     """
     state = read_state(path)
     damage = checkpoint_sums.damage(pathlib.Path(path), _FILES)
@@ -238,6 +243,8 @@ def restore(model, path):
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:
         optimizer.build(model.trainable_variables)
+    checkpoint_match.check(model, pathlib.Path(path) / MODEL_NAME)
+    unsaved.check(unsaved.of_model(model), state.variables)
     model.load_weights(pathlib.Path(path) / MODEL_NAME)
     unsaved.assign(unsaved.of_model(model), state.variables)
     return state

@@ -15,7 +15,7 @@ class TrainingState:
         step: int. Batches read so far: the number of the next one.
         epoch: int. Finished epochs.
         epoch_step: int. Batches read in the unfinished epoch.
-        history: Dictionary of lists, the logs of the finished epochs.
+        history: Dictionary of lists, the logs of the finished epochs; NaN where an epoch has none.
         variables: Dictionary of the values of what Keras does not save: seeds, and what
             layers count.
         metrics: Dictionary of the values of the metrics, in an unfinished epoch.

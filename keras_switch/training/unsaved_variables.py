@@ -35,12 +35,17 @@ def value_of(variable):
     return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
 
 
-def assign(named, values):
+def check(named, values):
+    """Refuses values of other variables."""
     if set(named) != set(values):
         raise ValueError(
             "The checkpoint is not one of this model. Received: values without a variable "
             f"{sorted(set(values) - set(named))}, and variables without a value "
             f"{sorted(set(named) - set(values))}"
         )
+
+
+def assign(named, values):
+    check(named, values)
     for name, variable in named.items():
         variable.assign(np.asarray(values[name], dtype=variable.dtype))
