@@ -41,6 +41,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/float16_test.py \
 	tests/generate*_test.py \
 	tests/grouped_matmul_test.py \
+	tests/guard_test.py \
 	tests/huggingface_tokenizer_test.py \
 	tests/huggingface_weights_test.py \
 	tests/huggingface_writer_test.py \

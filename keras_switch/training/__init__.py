@@ -13,6 +13,7 @@ from keras_switch.training.checkpoint import Checkpoint
 from keras_switch.training.checkpoint import TrainingState
 from keras_switch.training.checkpoint import latest
 from keras_switch.training.checkpoint import restore
+from keras_switch.training.guard import TrainingGuard
 from keras_switch.training.schedules import InverseSquareRoot
 from keras_switch.training.schedules import RelativeStep
 
@@ -25,6 +26,7 @@ __all__ = [
     "ProgressBar",
     "RelativeStep",
     "RoutingMetrics",
+    "TrainingGuard",
     "TrainingState",
     "latest",
     "restore",

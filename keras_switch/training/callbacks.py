@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_switch import checks
 from keras_switch.layers import fit_logs
-from keras_switch.layers.routing_metrics import SCALARS
 from keras_switch.training.checkpoint import check_steps
 from keras_switch.training.checkpoint import finished_steps
+from keras_switch.training.expert_loads import ExpertLoads
 
 # Seconds between two looks of the progress bar at the routers.
 READ_EVERY = 1.0
@@ -68,12 +68,12 @@ class LoadRecorder(keras.callbacks.Callback):
         self._steps = 0
         self._epoch_steps = 0
         self._open = {}
-        self._seen = {}
+        self._loads = ExpertLoads()
 
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 0:
             self._epoch_steps = 0
-            self._seen = self._loads(before_a_step=True)
+            self._loads.begin_epoch(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
         before, done = self._steps, finished_steps(batch, self.params["steps"])
@@ -97,21 +97,10 @@ class LoadRecorder(keras.callbacks.Callback):
         self.windows, self._steps = state["windows"], state["steps"]
         self._open = {path: np.asarray(load) for path, load in state["open"].items()}
 
-    def _loads(self, before_a_step=False):
-        """Sums of the loads by layer path. After a reset the next step starts from zero."""
-        loads = {}
-        for layer in fit_logs.switch_layers(self.model):
-            totals = keras.ops.convert_to_numpy(layer.routing_totals).astype("float64")
-            starts_anew = before_a_step and totals[0] < 0
-            loads[layer.path] = totals[1 + len(SCALARS) :] * (not starts_anew)
-        return loads
-
     def _read(self):
-        """Adds what each layer's totals have grown by since the last read."""
-        loads = self._loads()
-        for path, load in loads.items():
-            self._open[path] = self._open.get(path, 0.0) + load - self._seen.get(path, 0.0)
-        self._seen = loads
+        """Adds what each layer's loads have grown by since the last read."""
+        for path, growth in self._loads.read(self.model).items():
+            self._open[path] = self._open.get(path, 0.0) + growth
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
