@@ -147,6 +147,35 @@ class ProgressBarTest(unittest.TestCase):
             seconds = 10.0 * max(executions - 1, 1)
             self.assertEqual(history["tokens_per_second"], [expected * 8 / seconds] * 2)
 
+    def test_shows_the_time_left_of_the_whole_run(self):
+        output = io.StringIO()
+        clock = iter(range(1000))
+        with contextlib.redirect_stdout(output):
+            with mock.patch("time.perf_counter", lambda: 600.0 * next(clock)):
+                bar = training.ProgressBar(8, epochs=4, steps_per_epoch=10)
+                fit(bar, epochs=2, verbose=1, validation=True)
+        first, second = output.getvalue().split("Epoch 2/2")
+        # A step takes 600 s by this clock, and so does the pause between the epochs, which the
+        # first one does not know yet.
+        self.assertIn("left: 5:00:00", first.split("\r")[-1])
+        self.assertIn("left: 3:40:00", second.split("\r")[-1])
+
+    def test_shows_held_out_loss_and_dead_experts(self):
+        output, guard = io.StringIO(), training.TrainingGuard(dead_after=1)
+        with contextlib.redirect_stdout(output):
+            bar = training.ProgressBar(tokens_per_batch=8, guard=guard)
+            guard._read = lambda: setattr(guard, "dead", {"switch": [0, 2]})
+            _, history = fit(guard, bar, verbose=1, validation=True)
+        step = output.getvalue().split("Epoch 2/2")[1].split("\r")[1]
+        self.assertIn("1/5", step)
+        self.assertIn(f"val_loss: {history['val_loss'][0]:.4f}", step)
+        self.assertIn("dead: 2.0000", step)
+
+    def test_bad_arguments_are_explained(self):
+        for name in ("epochs", "steps_per_epoch"):
+            with self.assertRaisesRegex(ValueError, f"`{name}` must be a positive integer"):
+                training.ProgressBar(8, **{name: 0})
+
 
 class StopOnInterruptTest(unittest.TestCase):
     def setUp(self):

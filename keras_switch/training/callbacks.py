@@ -1,5 +1,6 @@
 """Callbacks that show and record what a run does."""
 
+import datetime
 import signal
 import threading
 import time
@@ -104,56 +105,105 @@ class LoadRecorder(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar with tokens per second, and one number for all routers.
+    """Keras's progress bar with the time left, tokens per second, and numbers for all routers.
 
-    It shows the share of the tokens that found no room, over all sparse layers, and
-    the load of the busiest expert, in even shares. The logs keep each layer's own.
+    It shows the time left of the whole run, which includes what lies between epochs once there has
+    been one: validation, checkpoints, figures. It shows the share of the tokens that found no room,
+    over all sparse layers, the load of the busiest expert, in even shares, and dead experts, if
+    any. The logs keep each layer's own. In an epoch it shows `val_loss` of the epoch before.
 
     Args:
         tokens_per_batch: int. Tokens read in a step.
+        epochs: int. Epochs of the whole run. Defaults to those of `fit`.
+        steps_per_epoch: int. Steps of a whole epoch. Defaults to those of `fit`, which are fewer
+            where the rest of an epoch is resumed.
+        guard: `TrainingGuard`, before this in the list of callbacks, which tells dead experts.
+
+    Raises:
+        ValueError: If `epochs` or `steps_per_epoch` is not a positive integer.
     """
 
-    def __init__(self, tokens_per_batch):
+    def __init__(self, tokens_per_batch, epochs=None, steps_per_epoch=None, guard=None):
         super().__init__()
+        for name, value in (("epochs", epochs), ("steps_per_epoch", steps_per_epoch)):
+            if value is not None:
+                checks.check_positive_integer(name, value)
         self.tokens_per_batch = tokens_per_batch
+        self.total_epochs, self.steps_per_epoch = epochs, steps_per_epoch
+        self.guard = guard
         self.tokens_per_second = 0.0
         self._start = None
+        self._epoch, self._left = 0, None
+        self._last_step, self._pause = None, 0.0
+        self._held_out = {}
         self._routing, self._routing_read = {}, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        self._start = (time.perf_counter(), 0)
+        now = time.perf_counter()
+        self._start = (now, 0)
+        self._epoch, self._left = epoch, None
+        if self._last_step is not None:
+            self._pause = now - self._last_step
         self._routing = {}
 
     def on_train_batch_end(self, batch, logs=None):
         now, done = time.perf_counter(), finished_steps(batch, self.target)
         start, steps_before = self._start
+        self._last_step = now
         # The first execution of an epoch may trace or wait for the data: it counts only if alone.
         if steps_before or done == self.target:
-            tokens = (done - steps_before) * self.tokens_per_batch
-            self.tokens_per_second = tokens / (now - start)
+            steps = done - steps_before
+            self.tokens_per_second = steps * self.tokens_per_batch / (now - start)
+            self._left = self._time_left((now - start) / steps, done)
         else:
             self._start = (now, done)
         if self.verbose == 1 and now - self._routing_read > READ_EVERY:
             self._routing, self._routing_read = fit_logs.of_epoch(self.model), now
-        super().on_train_batch_end(batch, self._brief({**self._routing, **(logs or {})}))
+        logs = {**self._routing, **(logs or {}), **self._held_out}
+        super().on_train_batch_end(batch, self._brief(logs))
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
             logs["tokens_per_second"] = self.tokens_per_second
+            self._held_out = {name: logs[name] for name in ("val_loss",) if name in logs}
+        if self._left is not None:
+            self._left -= self._pause  # That of this epoch is over.
         super().on_epoch_end(epoch, self._brief(logs))
+
+    def _time_left(self, seconds, done):
+        """Seconds to the end of the run, or `None` if the length of an epoch is not known."""
+        if self.target is None:
+            return None
+        epochs = (self.total_epochs or self.epochs) - self._epoch - 1
+        steps = self.target - done + epochs * (self.steps_per_epoch or self.target)
+        return seconds * steps + self._pause * (epochs + 1)
 
     def _brief(self, logs):
         logs = logs or {}
         brief = {name: value for name, value in logs.items() if "/" not in name}
         brief.pop("tokens_per_second", None)
+        if self._left is not None:
+            brief = {"left": _Duration(self._left), **brief}
         if self.tokens_per_second:
             brief["tokens/s"] = round(self.tokens_per_second)
         for name, summary in (("dropped", np.mean), ("busiest", np.max)):
             values = [value for path, value in logs.items() if path.endswith(f"/{name}")]
             if values:
                 brief[name] = float(summary(values))
+        if self.guard is not None and self.guard.dead:
+            brief["dead"] = sum(map(len, self.guard.dead.values()))
         return brief
+
+
+class _Duration(float):
+    """Seconds that Keras's bar shows as hours, minutes and seconds."""
+
+    def __truediv__(self, number):
+        return _Duration(float(self) / number)
+
+    def __format__(self, how):
+        return str(datetime.timedelta(seconds=round(self)))
 
 
 class StopOnInterrupt(keras.callbacks.Callback):
