@@ -109,7 +109,8 @@ class TrainingGuard(keras.callbacks.Callback):
             found = np.flatnonzero(idle >= self.dead_after).tolist()
             if found:
                 dead[path] = found
-        news = {path: found for path, found in dead.items() if found != self.dead.get(path)}
+        news = {path: [x for x in dead[path] if x not in self.dead.get(path, ())] for path in dead}
+        news = {path: found for path, found in news.items() if found}
         self.dead = dead
         if news:
             told = ", ".join(f"{found} of `{path}`" for path, found in news.items())
