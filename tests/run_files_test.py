@@ -94,11 +94,12 @@ class RunFilesTest(unittest.TestCase):
         self.assertNotEqual(*[drawn["loss.png"] for drawn in sizes])
 
     def test_they_come_after_the_checkpoint(self):
-        saver = self.checkpoint()
-        for callback in (
-            training.HistoryCSV(self.path, saver),
-            training.Figures(self.directory / "figures", saver, 2),
+        for make in (
+            lambda saver: training.HistoryCSV(self.path, saver),
+            lambda saver: training.Figures(self.directory / "figures", saver, 2),
         ):
+            saver = self.checkpoint()
+            callback = make(saver)
             name = type(callback).__name__
             with self.assertRaisesRegex(ValueError, f"`{name}` must come after its `Checkpoint`"):
                 fit(callback, saver)
