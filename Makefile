@@ -45,6 +45,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/huggingface_tokenizer_test.py \
 	tests/huggingface_weights_test.py \
 	tests/huggingface_writer_test.py \
+	tests/inspection_test.py \
 	tests/jax_mesh*_test.py \
 	tests/layout_test.py \
 	tests/losses_test.py \

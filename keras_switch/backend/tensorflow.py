@@ -219,4 +219,4 @@ def compiled(function, variables):
         Callable of the same tensors. It is traced once for each of their shapes.
     """
     del variables  # TensorFlow knows which they are.
-    return tf.function(function)
+    return tf.function(function, autograph=False)

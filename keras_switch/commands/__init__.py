@@ -3,6 +3,7 @@
 from keras_switch.commands import convert
 from keras_switch.commands import export
 from keras_switch.commands import generate
+from keras_switch.commands import inspect
 from keras_switch.commands import models
 from keras_switch.commands import prepare
 from keras_switch.commands import pretrain
@@ -12,6 +13,7 @@ COMMANDS = {
     "prepare": prepare.COMMAND,
     "pretrain": pretrain.COMMAND,
     "generate": generate.COMMAND,
+    "inspect": inspect.COMMAND,
     "export": export.COMMAND,
     "convert": convert.COMMAND,
     "rehearse": rehearse.COMMAND,

@@ -13,6 +13,7 @@ from keras_switch.training.checkpoint import Checkpoint
 from keras_switch.training.checkpoint import latest
 from keras_switch.training.checkpoint import restore
 from keras_switch.training.guard import TrainingGuard
+from keras_switch.training.inspection import inspect_experts
 from keras_switch.training.run_files import Figures
 from keras_switch.training.run_files import HistoryCSV
 from keras_switch.training.run_files import TensorBoard
@@ -34,6 +35,7 @@ __all__ = [
     "TensorBoard",
     "TrainingGuard",
     "TrainingState",
+    "inspect_experts",
     "latest",
     "restore",
 ]

@@ -84,6 +84,76 @@ def plot_loads(windows, path, steps_per_window):
     _save(figure, path)
 
 
+def plot_experts(layers, path, num_pieces=8, most_experts=32):
+    """Draws the load of each expert, with the pieces that are typical of it beside.
+
+    Args:
+        layers: `keras_switch.training.inspection.Inspection`.
+        path: Path of a PNG file.
+        num_pieces: int. Pieces of each expert.
+        most_experts: int. Experts of a layer that are drawn: the busiest ones.
+
+    Raises:
+        ValueError: If there is no layer.
+    """
+    if not layers:
+        raise ValueError("`layers` must hold a layer. Received: none")
+    shown = [_busiest(layer, most_experts) for layer in layers]
+    heights = [len(experts) + 2 for experts in shown]
+    figure = Figure(figsize=(11, 1.2 + 0.25 * sum(heights)), layout="constrained")
+    rows = figure.subplots(len(layers), 2, width_ratios=(1, 6), height_ratios=heights)
+    panels = np.reshape(rows, (-1, 2))
+    for (cells, texts), layer, experts in zip(panels, layers, shown, strict=True):
+        image = _draw_loads(cells, layer, experts)
+        _draw_pieces(texts, layer, experts, num_pieces)
+    bar = figure.colorbar(
+        image, ax=rows, ticks=[0, 0.5, 1, 1.5, 2], extend="max", shrink=0.6, aspect=40
+    )
+    bar.set_label("load (1 = an even share)")
+    figure.suptitle("What the experts take", fontsize=13)
+    _save(figure, path)
+
+
+def _busiest(layer, number):
+    """Numbers of the busiest experts of a layer, in order."""
+    order = sorted(range(len(layer.experts)), key=lambda i: -layer.experts[i].load)
+    return sorted(order[:number])
+
+
+def _draw_loads(axes, layer, experts):
+    """A cell for each expert, with its load."""
+    loads = np.array([[layer.experts[i].load] for i in experts])
+    image = axes.imshow(loads, aspect="auto", cmap="RdBu_r", vmin=0, vmax=2)
+    for row, load in enumerate(loads[:, 0]):
+        color = "white" if abs(load - 1) > 0.6 else "black"
+        axes.text(0, row, f"{load:.2f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set_yticks(range(len(experts)), experts, fontsize=8)
+    axes.set_xticks([])
+    axes.set_ylabel("expert", fontsize=8)
+    axes.set_title(layer.name, fontsize=10, loc="left", fontweight="bold")
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _draw_pieces(axes, layer, experts, num_pieces):
+    """A line of pieces for each expert, the darker the more typical."""
+    axes.set(xlim=(0, num_pieces), ylim=(len(experts) - 0.5, -0.5))
+    axes.axis("off")
+    dropped = ", ".join(f"{share:.0%} at {factor:g}" for factor, share in layer.dropped.items())
+    dropped = f"dropped, by capacity factor: {dropped}" if dropped else ""
+    axes.set_title(dropped, fontsize=8, loc="right", color="#666666")
+    highest = max([np.log(x[1]) for e in layer.experts for x in e.typical if x[1] > 1] or [1.0])
+    for row, expert in enumerate(experts):
+        pieces = layer.experts[expert].typical[:num_pieces]
+        for column, (piece, lift) in enumerate(pieces):
+            darkness = 0.35 + 0.65 * np.clip(np.log(lift) / highest, 0, 1)
+            style = {"va": "center", "fontsize": 9, "parse_math": False, "clip_on": True}
+            piece = piece if len(piece) <= 14 else f"{piece[:13]}…"
+            axes.text(column, row, piece, color=TRAIN_COLOR, alpha=darkness, **style)
+        if not pieces:
+            axes.text(0, row, "no token", va="center", fontsize=9, color=VALIDATION_COLOR)
+
+
 def _save(figure, path):
     """Writes a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
