@@ -58,7 +58,7 @@ class PretrainConfig:
     learning_rate: float = _setting(5e-2, "The highest learning rate.", 0.0)
     warmup_steps: int = _setting(100, "Steps to get there.", 0)
     epochs: int = _setting(20, "Epochs; more than a run has extend it.", 1)
-    steps_per_epoch: int = _setting(150, "Steps between two checkpoints.", 1)
+    steps_per_epoch: int = _setting(150, "Steps between two looks at held-out text.", 1)
     validation_steps: int = _setting(8, "Batches of held-out text.", 1)
     mesh: str = _setting("", "Axes and their cores, such as batch:8. Default: one core.")
     layout: str = _setting("batch:batch,experts:batch", "Dimensions and the axes they lie on.")

@@ -7,14 +7,15 @@ from matplotlib.ticker import MaxNLocator
 
 from keras_switch import atomic
 
-TRAIN_COLOR, VALIDATION_COLOR = "#4269d0", "#d1495b"
+TRAIN_COLOR, VALIDATION_COLOR, SHUFFLED_COLOR = "#4269d0", "#d1495b", "#9c8fb0"
 
 
 def plot_losses(history, path, steps_per_epoch, title="Loss", metric="nats_per_token"):
     """Draws a loss of each epoch, in training and on held-out text.
 
     Args:
-        history: Dictionary of lists, with the metric and maybe its `val_` twin.
+        history: Dictionary of lists, with the metric, maybe also with `val_` or `val_shuffled_`
+            before its name.
         path: Path of a PNG file.
         steps_per_epoch: int.
         title: string.
@@ -31,6 +32,7 @@ def plot_losses(history, path, steps_per_epoch, title="Loss", metric="nats_per_t
     for name, label, color, middle in (
         (metric, "training", TRAIN_COLOR, 0.5),
         (f"val_{metric}", "held-out text", VALIDATION_COLOR, 0.0),
+        (f"val_shuffled_{metric}", "with the inputs of another text", SHUFFLED_COLOR, 0.0),
     ):
         values = history.get(name)
         if not values:

@@ -11,22 +11,19 @@ from keras_switch.data import corpus as corpus_module
 from keras_switch.data.shuffled_inputs import shuffle_inputs
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
-from keras_switch.training import callbacks
-from keras_switch.training import checkpoint as checkpoint_module
-from keras_switch.training import plots
 from keras_switch.training import pretrain_data
+from keras_switch.training import pretrain_fit
 from keras_switch.training import pretrain_model
 from keras_switch.training import run_directory
 from keras_switch.training.pretrain_model import NATS
 from keras_switch.training.validation import ShowFillings
-from keras_switch.training.validation import ShuffledValidation
 
 VOCABULARY, NUM_QUESTIONS = "vocabulary.model", 4
 # What a run may be resumed with that it did not begin with.
 GROWING, FREE = ("epochs",), ("mesh", "layout")
 
 
-def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
+def pretrain(config, output_dir, restart=False, fillings_every=5, **options):
     """Trains, draws and saves; resumes where an earlier run stopped.
 
     At the end the folder `model` in the directory holds a preset for
@@ -40,7 +37,10 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
         config: `PretrainConfig`.
         output_dir: Path of the directory that everything is written to.
         restart: bool. Moves an earlier run aside and starts anew.
-        checkpoint_every: `"epoch"`, or int, a number of steps.
+        fillings_every: int. Epochs between two tables of what the model fills the blanks of
+            held-out texts with; 0 for none.
+        **options: Those of `keras_switch.training.pretrain_fit.fit`: when it saves and stops, and
+            what it writes besides.
 
     Returns:
         The trained `SwitchSeq2SeqLM`, with its preprocessor; an ordinary one also after training on
@@ -56,10 +56,10 @@ def pretrain(config, output_dir, restart=False, checkpoint_every="epoch"):
             aside = run_directory.move_aside(output_dir)
         print(f"Moved the earlier run to {aside}.")
     with run_directory.lock(output_dir):
-        return _pretrain(config, output_dir, checkpoint_every)
+        return _pretrain(config, output_dir, fillings_every, options)
 
 
-def _pretrain(config, output_dir, checkpoint_every):
+def _pretrain(config, output_dir, fillings_every, options):
     settings = dataclasses.asdict(config)
     before = run_directory.check_settings(settings, output_dir, growing=GROWING, free=FREE)
     mesh = pretrain_model.connect(config)
@@ -91,9 +91,8 @@ def _pretrain(config, output_dir, checkpoint_every):
         tokenizer, longest.inputs_length, longest.targets_length
     )
     questions = corpus_module.questions(corpus_module.split_corpus(lines)[1], NUM_QUESTIONS)
-    fillings = ShowFillings(questions, preprocessor, mesh=mesh)
-    state, recorder = fit(config, model, stages, output_dir, checkpoint_every, [fillings])
-    draw(config, state, recorder, output_dir)
+    fillings = ShowFillings(questions, preprocessor, fillings_every, mesh)
+    pretrain_fit.fit(config, model, stages, output_dir, fillings, **options)
     for stage in stages:
         print(held_out_line(config, model, stage))
     if mesh:
@@ -110,64 +109,9 @@ def question(config):
     return corpus_module.questions(held_out, NUM_QUESTIONS)[0].text
 
 
-def fit(config, model, stages, output_dir, checkpoint_every="epoch", last_callbacks=()):
-    """Trains to the end of the run, from its newest checkpoint if there is one.
-
-    Returns:
-        Pair of the final `TrainingState` and the `LoadRecorder`.
-    """
-    directory = output_dir / "checkpoints"
-    for line in checkpoint_module.set_damaged_aside(directory):
-        print(line)
-    path = checkpoint_module.latest(directory)
-    state = checkpoint_module.TrainingState()
-    if path is not None:
-        state = checkpoint_module.restore(model, path)
-        finished = "finished: nothing left to train" if state.epoch >= config.epochs else "resumed"
-        print(f"Run in {output_dir} {finished}, at step {state.step}. --restart starts anew.")
-    recorder = callbacks.LoadRecorder(every=max(1, config.steps_per_epoch // 4))
-    checkpoint = checkpoint_module.Checkpoint(
-        directory, checkpoint_every, state=state, parts={"load": recorder}
-    )
-    shared = recorder, checkpoint, last_callbacks
-    for index, stage in enumerate(stages):
-        is_last = index + 1 == len(stages)
-        end = config.epochs if is_last else min(stages[index + 1].first_epoch, config.epochs)
-        if state.epoch < end and state.epoch_step:
-            # `fit` starts at the beginning of an epoch: this one is as long as what is left of it.
-            steps = config.steps_per_epoch - state.epoch_step
-            _fit_stage(config, model, stage, state, state.epoch + 1, steps, *shared)
-        if state.epoch < end:
-            steps = config.steps_per_epoch
-            _fit_stage(config, model, stage, state, end, steps, *shared)
-    return state, recorder
-
-
-def _fit_stage(config, model, stage, state, epochs, steps, recorder, checkpoint, last):
-    """Trains with the batches of one stage, to an epoch."""
-    held_out = _validation(config, stage)
-    bar = callbacks.ProgressBar(stage.train.tokens_per_batch)
-    shuffled = ShuffledValidation(held_out, NATS)
-    with callbacks.StopOnInterrupt(checkpoint) as stop:
-        model.fit(
-            stage.train.dataset(first_batch=state.step - stage.first_step),
-            initial_epoch=state.epoch,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            shuffle=False,
-            validation_data=held_out,
-            callbacks=[shuffled, recorder, checkpoint, stop, bar, *last],
-        )
-
-
-def _validation(config, stage):
-    steps = min(config.validation_steps, stage.held_out.batches_per_epoch)
-    return stage.held_out.dataset(num_batches=steps)
-
-
 def held_out_line(config, model, stage):
     """Returns a line that says how well a model predicts held-out text, and that it reads it."""
-    held_out = _validation(config, stage)
+    held_out = pretrain_fit.validation(config, stage)
     own, others = (
         model.evaluate(dataset, verbose=0, return_dict=True)[NATS]
         for dataset in (held_out, shuffle_inputs(held_out))
@@ -177,20 +121,6 @@ def held_out_line(config, model, stage):
         f"Held-out text, {length} tokens: {own:.2f} nats a token; {others:.2f} with the inputs of "
         f"another text, {others - own:.2f} more."
     )
-
-
-def draw(config, state, recorder, output_dir):
-    """Writes the figures of a run."""
-    train, held_out = state.history[NATS], state.history[f"val_{NATS}"]
-    print(
-        f"Nats per token: {train[0]:.2f} in the first epoch, {train[-1]:.2f} in the last; on "
-        f"held-out text {held_out[0]:.2f} and {held_out[-1]:.2f}."
-    )
-    folder = output_dir / "figures"
-    title = f"Switch Transformer, {config.num_experts} experts, span corruption"
-    plots.plot_losses(state.history, folder / "loss.png", config.steps_per_epoch, title, NATS)
-    plots.plot_loads(recorder.windows, folder / "expert_load.png", recorder.every)
-    print(f"Figures: {folder / 'loss.png'}, {folder / 'expert_load.png'}.")
 
 
 def save(model, path):

@@ -38,7 +38,7 @@ class ShowFillings(keras.callbacks.Callback):
     Args:
         questions: List of `keras_switch.data.corpus.Question`.
         preprocessor: `SwitchSeq2SeqLMPreprocessor`.
-        every: int. Epochs between two tables. The last epoch has one, too.
+        every: int. Epochs between two tables; 0 for none. The last epoch has one, too.
         mesh: `keras_switch.tpu.Mesh` of the model, if it has one.
     """
 
@@ -50,7 +50,8 @@ class ShowFillings(keras.callbacks.Callback):
         self.mesh = mesh
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
+        done = epoch + 1
+        if self.every and (done % self.every == 0 or done == self.params["epochs"]):
             model = self.mesh.whole(self.model) if self.mesh else self.model
             print(fillings_table(model, self.preprocessor, self.questions))
 

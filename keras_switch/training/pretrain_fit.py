@@ -1,0 +1,119 @@
+"""The training of a pre-training run, which goes on from its newest checkpoint."""
+
+import keras
+
+from keras_switch.training import callbacks
+from keras_switch.training import checkpoint as checkpoint_module
+from keras_switch.training import run_files
+from keras_switch.training.guard import TrainingGuard
+from keras_switch.training.pretrain_model import NATS
+from keras_switch.training.training_state import TrainingState
+from keras_switch.training.validation import ShuffledValidation
+
+
+def fit(
+    config,
+    model,
+    stages,
+    output_dir,
+    fillings,
+    *,
+    checkpoint_every="epoch",
+    not_finite="stop",
+    dead_experts="warn",
+    tensorboard=False,
+):
+    """Trains to the end of the run, from its newest checkpoint if there is one.
+
+    Args:
+        config: `PretrainConfig`.
+        model: Compiled `SwitchSeq2SeqLM`.
+        stages: List of `pretrain_data.Stage`.
+        output_dir: Path of the run.
+        fillings: `ShowFillings`.
+        checkpoint_every: `"epoch"`, or int, a number of steps.
+        not_finite: What `TrainingGuard` does at a loss that is not finite.
+        dead_experts: What it does at dead experts.
+        tensorboard: bool. Whether to write TensorBoard's events.
+    """
+    state = _resume(config, model, output_dir)
+    guard = TrainingGuard(not_finite, dead_experts)
+    recorder = callbacks.LoadRecorder(every=max(1, config.steps_per_epoch // 4))
+    checkpoint = checkpoint_module.Checkpoint(
+        output_dir / "checkpoints",
+        checkpoint_every,
+        state=state,
+        parts={"load": recorder, "guard": guard},
+        asynchronous=True,
+    )
+    files = _files(config, output_dir, checkpoint, recorder)
+    if tensorboard:
+        files.append(run_files.TensorBoard(output_dir / "tensorboard"))
+    # The trainer of the JAX backend has no place for the metrics of layers.
+    routing = [callbacks.RoutingMetrics()] if keras.config.backend() == "jax" else []
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        held_out = validation(config, stage)
+        shuffled = ShuffledValidation(held_out, NATS)
+        bar = callbacks.ProgressBar(
+            stage.train.tokens_per_batch, config.epochs, config.steps_per_epoch, guard
+        )
+        end = following.first_epoch if following else config.epochs
+        while state.epoch < end:
+            # `fit` starts at the beginning of an epoch: a resumed one is as long as what is left.
+            is_resumed, left = state.epoch_step > 0, config.steps_per_epoch - state.epoch_step
+            with callbacks.StopOnInterrupt(checkpoint) as stop:
+                model.fit(
+                    stage.train.dataset(first_batch=state.step - stage.first_step),
+                    initial_epoch=state.epoch,
+                    epochs=state.epoch + 1 if is_resumed else end,
+                    steps_per_epoch=left,
+                    shuffle=False,
+                    validation_data=held_out,
+                    callbacks=[
+                        *routing,
+                        guard,
+                        shuffled,
+                        recorder,
+                        checkpoint,
+                        *files,
+                        stop,
+                        bar,
+                        fillings,
+                    ],
+                )
+    nats = state.history[NATS]
+    print(
+        f"Nats per token: {nats[0]:.2f} in the first epoch, {nats[-1]:.2f} in the last. "
+        f"Figures: {output_dir / 'figures'}."
+    )
+
+
+def _resume(config, model, output_dir):
+    """Restores the newest whole checkpoint, if there is one; returns its state, or a new one."""
+    directory = output_dir / "checkpoints"
+    for line in checkpoint_module.set_damaged_aside(directory):
+        print(line)
+    path = checkpoint_module.latest(directory)
+    if path is None:
+        return TrainingState()
+    state = checkpoint_module.restore(model, path)
+    finished = "finished: nothing left to train" if state.epoch >= config.epochs else "resumed"
+    print(f"Run in {output_dir} {finished}, at step {state.step}. --restart starts anew.")
+    return state
+
+
+def _files(config, output_dir, checkpoint, recorder):
+    """The callbacks that write the history and the figures of a run."""
+    title = f"Switch Transformer, {config.num_experts} experts, span corruption"
+    return [
+        run_files.HistoryCSV(output_dir / "history.csv", checkpoint),
+        run_files.Figures(
+            output_dir / "figures", checkpoint, config.steps_per_epoch, recorder, NATS, title
+        ),
+    ]
+
+
+def validation(config, stage):
+    """The held-out batches of a stage."""
+    steps = min(config.validation_steps, stage.held_out.batches_per_epoch)
+    return stage.held_out.dataset(num_batches=steps)
