@@ -151,6 +151,7 @@ bench: $(READY) .venv-prove-huggingface/.ready ## measure the layer and the mode
 	$(BIN)/python benchmarks/layer.py --output $(RESULTS)/layer.md
 	$(BIN)/python benchmarks/profile_step.py --output $(RESULTS)/profile.md
 	$(BIN)/python benchmarks/mesh.py --output $(RESULTS)/mesh.md
+	$(BIN)/python benchmarks/checkpoint.py --output $(RESULTS)/checkpoint.md
 	$(BIN)/python benchmarks/train_step.py --output $(RESULTS)/train_step.md
 	$(BIN)/python benchmarks/generate.py --output $(RESULTS)/generate.md
 
