@@ -51,7 +51,7 @@ class HistoryCSV(_FromState):
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
     >>> x, y = keras.ops.ones((8, 3)), keras.ops.zeros((8, 1))
-    >>> checkpoint = Checkpoint("run")
+    >>> checkpoint = keras_switch.training.Checkpoint("my_run")
     >>> callbacks = [checkpoint, HistoryCSV("history.csv", checkpoint)]
     >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
     >>> [line.split(",")[0] for line in open("history.csv")]
