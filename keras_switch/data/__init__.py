@@ -19,6 +19,7 @@ from keras_switch.data.sources import read_lines
 from keras_switch.data.tasks import CausalLM
 from keras_switch.data.tasks import PrefixLM
 from keras_switch.data.tasks import SpanCorruption
+from keras_switch.data.text_batches import TextCorruptionBatches
 from keras_switch.data.tokens import tokenize_corpus
 from keras_switch.data.tokens import train_sentencepiece
 
@@ -32,6 +33,7 @@ __all__ = [
     "SpanCorruptionBatches",
     "TaskBatches",
     "embedded_corpora",
+    "TextCorruptionBatches",
     "mixture_rates",
     "packed_positions",
     "prepare",

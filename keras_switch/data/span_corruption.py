@@ -80,6 +80,11 @@ def plan(inputs_length, noise_density=0.15, mean_span_length=3.0):
     return longer._replace(num_spans=longer.num_spans - 1)
 
 
+def for_length(length, noise_density, mean_span_length):
+    """`Plan` of a text of so many tokens, at least 2."""
+    return _with_kept_between(_t5(length, noise_density, mean_span_length))
+
+
 def _t5(length, noise_density, mean_span_length):
     num_noise = min(max(round(length * noise_density), 1), length - 1)
     return Plan(length, num_noise, max(round(num_noise / mean_span_length), 1))
@@ -171,3 +176,57 @@ def _random_cuts(num_items, num_segments, key):
     _, places = tf.math.top_k(tf.bitcast(numbers, tf.int32), num_segments - 1)
     first = tf.zeros_like(key, tf.int32)
     return tf.concat([first, tf.sort(places + 1, axis=-1), first + num_items], axis=-1)
+
+
+def corrupt_texts(tokens, plans, keys, sentinel_ids, end_id):
+    """Splits texts of varying lengths, one after another, as `corrupt` splits chunks.
+
+    Args:
+        tokens: int32 tensor of shape `(num_tokens,)`.
+        plans: `Plan` of int32 tensors of shape `(texts,)`.
+        keys: uint32 tensor of shape `(texts, 1)`. A mask depends on its text's key alone.
+        sentinel_ids: int32 tensor, the ids of `<extra_id_0>`, `<extra_id_1>`, ...
+        end_id: int. The id that ends a text.
+
+    Returns:
+        Pair of ragged int32 tensors, inputs and targets.
+    """
+    num_kept = plans.length - plans.num_noise
+    kept = _segments(num_kept, plans.num_spans, randomness.mix(keys))
+    noise = _segments(plans.num_noise, plans.num_spans, randomness.mix(keys + randomness.ODD))
+    is_noise = tf.tile([False, True], tf.reduce_sum(plans.num_spans)[tf.newaxis])
+    mask = tf.repeat(is_noise, tf.reshape(tf.stack([kept, noise], axis=1), (-1,)))
+    firsts = tf.repeat(tf.cumsum(plans.num_spans, exclusive=True), plans.length)
+    sides = []
+    for masked, counts in ((mask, num_kept), (~mask, plans.num_noise)):
+        # A text starts with what is kept and ends in noise, so no span goes on in the next text.
+        starts = masked & ~tf.concat([[False], masked[:-1]], axis=0)
+        spans = tf.maximum(tf.cumsum(tf.cast(starts, tf.int32)) - 1 - firsts, 0)
+        values = tf.where(starts, tf.gather(sentinel_ids, spans), tokens)
+        values = tf.boolean_mask(values, starts | ~masked)
+        lengths = tf.cast(counts + plans.num_spans, tf.int64)
+        side = tf.RaggedTensor.from_row_lengths(values, lengths)
+        sides.append(tf.concat([side, tf.fill((side.nrows(), 1), end_id)], axis=1))
+    return tuple(sides)
+
+
+def _segments(num_items, num_segments, keys):
+    """Lengths of all texts' segments, none empty.
+
+    All ways to cut a text are equally likely, as in `_random_cuts`.
+
+    Args:
+        num_items: int32 tensor of shape `(texts,)`.
+        num_segments: int32 tensor of shape `(texts,)`.
+        keys: uint32 tensor of shape `(texts, 1)`.
+    """
+    texts = tf.repeat(tf.range(tf.size(num_items)), num_items)
+    places = tf.ragged.range(num_items).values
+    numbers = tf.gather(keys[:, 0], texts) + randomness.ODD * tf.cast(places, tf.uint32)
+    # The first item starts a segment, and so do those of the smallest random numbers.
+    numbers = tf.cast(randomness.mix(numbers), tf.int64)
+    numbers = tf.where(places == 0, tf.constant(-1, tf.int64), numbers)
+    order = tf.argsort(tf.cast(texts, tf.int64) * 2**33 + numbers)
+    starts = tf.cast(places < tf.gather(num_segments, texts), tf.int32)
+    starts = tf.scatter_nd(order[:, tf.newaxis], starts, tf.shape(texts))
+    return tf.math.bincount(tf.cumsum(starts) - 1, minlength=tf.reduce_sum(num_segments))
