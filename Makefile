@@ -171,7 +171,8 @@ prove-rehearse: .venv-prove-rehearse/.ready ## prove the rehearsals, with the TP
 prove-exports: .venv-prove-exports/.ready ## prove the table of docs/exports.md, by the runtimes of the formats
 	KERAS_BACKEND=tensorflow PYTHONPATH=tests .venv-prove-exports/bin/python -m pytest prove/exports_test.py
 
-prove-data: .venv-prove-beam/.ready ## prove that text is prepared on Apache Beam
+prove-data: $(READY) .venv-prove-beam/.ready .venv-prove-seqio/.ready ## prove that text is prepared on Apache Beam, and compare the pipeline with T5's own
+	bash prove/run_data $(RECORDS)/data.md
 	KERAS_BACKEND=tensorflow PYTHONPATH=tests .venv-prove-beam/bin/python -m pytest prove/prepare_test.py
 
 prove-tpu: $(READY) .venv-prove-tpu/.ready .venv-prove-rehearse/.ready ## prove the TPU program of the TensorFlow backend
