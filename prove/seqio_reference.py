@@ -39,7 +39,9 @@ def seeds(number):
 def draws(mask_of, number):
     """Masks of so many seeds."""
     numbers = tf.range(number)
-    masks = tf.function(lambda: tf.map_fn(lambda i: mask_of(seeds(i)), numbers, tf.bool))
+    masks = tf.function(
+        lambda: tf.map_fn(lambda i: mask_of(seeds(i)), numbers, fn_output_signature=tf.bool)
+    )
     return masks().numpy()
 
 

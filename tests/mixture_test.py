@@ -5,12 +5,18 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switch.data import Mixture
+from keras_switch.data import PairBatches
+from keras_switch.data import PrefixLM
 from keras_switch.data import SpanCorruptionBatches
+from keras_switch.data import TaskBatches
 from keras_switch.data import mixture
 from keras_switch.data import mixture_rates
 
 TOKENIZER = types.SimpleNamespace(
-    sentinel_ids=range(9999, 9899, -1), end_token_id=1, pad_token_id=0
+    sentinel_ids=range(9999, 9899, -1),
+    end_token_id=1,
+    pad_token_id=0,
+    vocabulary_size=lambda: 10000,
 )
 
 
@@ -79,6 +85,18 @@ class MixtureTest(unittest.TestCase):
             self.assertTrue((counts >= 1).all())
             shares = np.maximum(np.array(rates) / sum(rates), 1 / mixture.PERIOD)
             np.testing.assert_allclose(counts / mixture.PERIOD, shares, atol=2.1 / mixture.PERIOD)
+
+    def test_packed_rows_are_mixed(self):
+        sides = [[[number] * 5 for number in numbers] for numbers in (range(2, 9), range(50, 99))]
+        parts = [PairBatches(side, side, TOKENIZER, 12, 12, 2, packed=True) for side in sides]
+        mixed = Mixture(parts, [1, 3])
+        for x, targets, _ in mixed.dataset(num_batches=3):
+            np.testing.assert_array_equal(x["encoder_token_ids"], targets)
+            self.assertEqual(x["decoder_padding_mask"].numpy().max(), 2)
+        pairs = PairBatches(sides[0], sides[0], TOKENIZER, 12, 11, 2)
+        chunks = TaskBatches(np.full(99, 5), TOKENIZER, PrefixLM(12), 2)
+        with self.assertRaisesRegex(ValueError, "`batches` must have the same is_numbered"):
+            Mixture([pairs, chunks], [1, 1])
 
     def test_batches_resume_and_are_shared(self):
         parts = {"a": part(100, 50), "b": part(5000, 20, seed=1)}

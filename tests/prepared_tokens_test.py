@@ -17,7 +17,11 @@ from keras_switch.data import shards
 HAS_ARRAY_RECORD = bool(importlib.util.find_spec("array_record"))
 MODEL = b"a SentencePiece model"
 TOKENIZER = types.SimpleNamespace(
-    sentinel_ids=range(9999, 9899, -1), end_token_id=1, pad_token_id=0, proto=MODEL
+    sentinel_ids=range(9999, 9899, -1),
+    end_token_id=1,
+    pad_token_id=0,
+    vocabulary_size=lambda: 10000,
+    proto=MODEL,
 )
 # Tokens of each file: empty ones, and lengths on both sides of a block's.
 SIZES = (1500, 3, 0, 1024, 2047, 1)

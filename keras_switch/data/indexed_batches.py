@@ -19,7 +19,12 @@ class IndexedBatches:
         targets_length: int. Ids that the decoder reads, and those that it is to write.
         examples_per_epoch: int. Examples in one pass over the text.
         pad_id: int. The id that pads, and that starts what the decoder reads.
+
+    Attributes:
+        is_numbered: bool. Whether `examples` also says of each id of which example it is.
     """
+
+    is_numbered = False
 
     def __init__(self, batch_size, inputs_length, targets_length, examples_per_epoch, pad_id):
         self.batch_size = batch_size
@@ -45,8 +50,9 @@ class IndexedBatches:
             indices: int64 tensor of shape `(num_examples,)`.
 
         Returns:
-            Pair of int32 tensors, inputs and targets, a row for each example; where several
-            share a row, also the numbers that its inputs' and its targets' ids have.
+            Pair of int32 tensors, inputs and targets, a row for each index; if `is_numbered`, also
+            a pair that has 1, 2, ... where ids are of a row's first example, of its second, ...,
+            and 0 at padding.
         """
         raise NotImplementedError
 
@@ -107,7 +113,9 @@ class IndexedBatches:
 
         return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
-    def _to_fit(self, inputs, targets):
+    def _to_fit(self, inputs, targets, inputs_numbers=None, targets_numbers=None):
+        if self.is_numbered:
+            return self._numbered_to_fit(inputs, targets, inputs_numbers, targets_numbers)
         starts = tf.fill((tf.shape(targets)[0], 1), self.pad_id)
         is_target = tf.cast(targets != self.pad_id, tf.int32)
         x = {
@@ -117,3 +125,15 @@ class IndexedBatches:
             "decoder_padding_mask": tf.concat([tf.ones_like(starts), is_target[:, :-1]], axis=1),
         }
         return x, targets, tf.cast(is_target, tf.float32)
+
+    def _numbered_to_fit(self, inputs, targets, inputs_numbers, targets_numbers):
+        before, shifted = (
+            tf.pad(side[:, :-1], [[0, 0], [1, 0]]) for side in (targets_numbers, targets)
+        )
+        x = {
+            "encoder_token_ids": inputs,
+            "encoder_padding_mask": inputs_numbers,
+            "decoder_token_ids": tf.where(targets_numbers == before, shifted, self.pad_id),
+            "decoder_padding_mask": targets_numbers,
+        }
+        return x, targets, tf.cast(targets_numbers > 0, tf.float32)

@@ -52,8 +52,9 @@ class Mixture(indexed_batches.IndexedBatches):
     resumes at any batch at no cost. A rate below 1 in 65,536 counts as that.
 
     Args:
-        batches: Dictionary from names to `SpanCorruptionBatches` or `Mixture`s, or list of them.
-            All have the same batch size and lengths.
+        batches: Dictionary from names to `SpanCorruptionBatches`, other batches of this module or
+            `Mixture`s, or list of them. All have the same batch size and lengths; batches of pairs
+            and of single texts do not mix with those of chunks.
         rates: Dictionary from the same names to positive numbers, or list of them, such as
             `mixture_rates` gives. They need not add up to 1.
         seed: int, from 0 to `2**31 - 1`.
@@ -62,7 +63,7 @@ class Mixture(indexed_batches.IndexedBatches):
         ValueError: If names, sizes or rates are not as described.
 
     Example:
-    >>> tokens = {"en": np.arange(100, 9000), "sw": np.arange(100, 2000)}
+    >>> tokens = {"en": np.full(9000, 5), "sw": np.full(2000, 7)}
     >>> batches = {
     ...     name: keras_switch.data.SpanCorruptionBatches(row, tokenizer, 32, batch_size=8)
     ...     for name, row in tokens.items()
@@ -85,13 +86,20 @@ class Mixture(indexed_batches.IndexedBatches):
                 "`batches` and `rates` must have the same names, or be lists of the same length. "
                 f"Received: batches of {names or len(parts)}, rates of {rate_names or len(values)}"
             )
-        for attribute in ("batch_size", "inputs_length", "targets_length", "pad_id"):
+        for attribute in (
+            "batch_size",
+            "inputs_length",
+            "targets_length",
+            "pad_id",
+            "is_numbered",
+        ):
             found = [getattr(part, attribute) for part in parts]
             if len(set(found)) > 1:
                 raise ValueError(f"`batches` must have the same {attribute}. Received: {found}")
         first = parts[0]
         self.seed = checks.check_integer("seed", seed, 0)
         self.parts = parts
+        self.is_numbered = first.is_numbered
         self.counts = _counts(values)
         self._pattern, self._ranks = _pattern(self.counts, self.seed)
         super().__init__(

@@ -1,9 +1,6 @@
 """Several examples in a row: which ones, and what tells them apart."""
 
 import numpy as np
-import tensorflow as tf
-
-from keras_switch.data import indexed_batches
 
 
 def pack(lengths, row_lengths):
@@ -52,22 +49,3 @@ def packed_positions(padding_mask):
     is_first = np.diff(padding_mask, axis=1, prepend=0) != 0
     firsts = np.maximum.accumulate(np.where(is_first, places, 0), axis=1)
     return np.where(padding_mask > 0, places - firsts, 0)
-
-
-class PackedBatches(indexed_batches.IndexedBatches):
-    """Batches whose rows hold one example, or several.
-
-    `examples` returns `inputs, targets, inputs_numbers, targets_numbers`. The last two have 1, 2,
-    ... where ids are of the first example of a row, of its second, ..., and 0 at padding.
-    """
-
-    def _to_fit(self, inputs, targets, inputs_numbers, targets_numbers):
-        before = tf.pad(targets_numbers[:, :-1], [[0, 0], [1, 0]])
-        shifted = tf.pad(targets[:, :-1], [[0, 0], [1, 0]])
-        x = {
-            "encoder_token_ids": inputs,
-            "encoder_padding_mask": inputs_numbers,
-            "decoder_token_ids": tf.where(targets_numbers == before, shifted, self.pad_id),
-            "decoder_padding_mask": targets_numbers,
-        }
-        return x, targets, tf.cast(targets_numbers > 0, tf.float32)

@@ -4,12 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switch import checks
+from keras_switch.data import indexed_batches
 from keras_switch.data import packing
 from keras_switch.data import randomness
 from keras_switch.data import texts
 
 
-class PairBatches(packing.PackedBatches):
+class PairBatches(indexed_batches.IndexedBatches):
     """Pairs of a text to read and one to write, in fixed-size batches.
 
     Both sides end in the id that ends a text. What is too long loses what is behind, and keeps
@@ -39,6 +40,8 @@ class PairBatches(packing.PackedBatches):
     >>> x["encoder_padding_mask"].shape, y.shape
     (TensorShape([1, 8]), TensorShape([1, 6]))
     """
+
+    is_numbered = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_switch import checks
+from keras_switch.data import indexed_batches
 from keras_switch.data import packing
 from keras_switch.data import randomness
 from keras_switch.data import span_corruption
@@ -11,7 +12,7 @@ from keras_switch.data import tasks
 from keras_switch.data import texts as texts_module
 
 
-class TextCorruptionBatches(packing.PackedBatches):
+class TextCorruptionBatches(indexed_batches.IndexedBatches):
     """T5's span corruption of texts, each by itself, several of them in a row.
 
     A text that is too long for a row is cut into pieces, and one of a single token is left out. A
@@ -42,6 +43,8 @@ class TextCorruptionBatches(packing.PackedBatches):
     >>> int(x["encoder_padding_mask"].numpy().max()), y.shape
     (3, TensorShape([1, 16]))
     """
+
+    is_numbered = True
 
     def __init__(
         self,
