@@ -42,7 +42,17 @@ ARROWS = {
     "tpu": {"checks", "private", "layers", "backend"},
     "weights": {"atomic", "checks", "models", "data", "layers", "backend"},
     "export": {"atomic", "checks", "models", "data", "layers", "backend"},
-    "training": {"atomic", "checks", "configs", "private", "models", "data", "tpu", "layers", "backend"},
+    "training": {
+        "atomic",
+        "checks",
+        "configs",
+        "private",
+        "models",
+        "data",
+        "tpu",
+        "layers",
+        "backend",
+    },
     "configs": {"checks"},
     "commands": {
         "atomic",

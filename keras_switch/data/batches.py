@@ -52,21 +52,18 @@ class TaskBatches(indexed_batches.IndexedBatches):
                 f"tokens. Received: {len(tokens)} tokens"
             )
         task.check(self.ids)
-        self.chunks = self._chunks(tokens, tokenizer)
+        if isinstance(tokens, prepared_tokens.PreparedTokens):
+            tokens.check_tokenizer(tokenizer)
+            self.chunks = tokens
+        else:
+            tokens = tasks.check_ids("tokens", np.asarray(tokens), tokenizer)
+            chunks = tokens[: self.num_chunks * task.chunk_length].reshape(-1, task.chunk_length)
+            with tf.device("CPU:0"):
+                # An accelerator has no use for the text, and tf.data reads it here.
+                self.chunks = tf.constant(chunks, tf.int32)
         super().__init__(
             batch_size, task.inputs_length, task.targets_length, self.num_chunks, self.ids.pad
         )
-
-    def _chunks(self, tokens, tokenizer):
-        """The text: a tensor of chunks, or prepared tokens."""
-        if isinstance(tokens, prepared_tokens.PreparedTokens):
-            tokens.check_tokenizer(tokenizer)
-            return tokens
-        tokens = tasks.check_ids("tokens", np.asarray(tokens), tokenizer)
-        length = self.task.chunk_length
-        with tf.device("CPU:0"):
-            # An accelerator has no use for the text, and tf.data reads it here.
-            return tf.constant(tokens[: self.num_chunks * length].reshape(-1, length), tf.int32)
 
     def examples(self, indices):
         chunks = randomness.shuffled(indices, self.num_chunks, self.seed)
