@@ -34,6 +34,13 @@ EPOCHS, STEPS = 2, 10
 DIM, HIDDEN_DIM, NUM_EXPERTS, LENGTH = 16, 32, 8, 8
 BATCH_SIZE, STEPS, EPOCHS = 16, 4, 2
 """,
+    "pretrain_on_tpu": """
+CORPUS, RUN = "", "run"
+SIZES = dict(vocabulary_size=500, hidden_dim=16, intermediate_dim=32, num_heads=2, num_layers=2)
+EXPERTS_PER_CORE, ROWS_PER_CORE = 1, 2
+LENGTHS = dict(inputs_length=32, short_inputs_length=16)
+STEPS = dict(epochs=2, short_epochs=1, steps_per_epoch=3, validation_steps=1)
+""",
     "switch_base_generate": """
 HUGGING_FACE = ""
 PRESET = "switch_tiny_8"
@@ -95,6 +102,21 @@ class NotebooksTest(unittest.TestCase):
                     ast.literal_eval(one), ast.literal_eval(eight), rtol=1e-2
                 )
                 self.assertTrue([x for x in outputs if "image/png" in x.get("data", {})])
+
+    def test_a_model_is_pretrained_on_a_mesh_and_answers_without_keras(self):
+        for backend in BACKENDS:
+            with self.subTest(backend):
+                text, outputs = printed(run(COLABS / "pretrain_on_tpu.ipynb", backend))
+                self.assertRegex(text, rf"(?m)^{backend}$")
+                for words in (
+                    "8 virtual CPU cores.",
+                    "8 experts in every other one",
+                    "what the model fills their blanks with",
+                    "with the inputs of another text",
+                    "Answered by TensorFlow",
+                ):
+                    self.assertIn(words, text)
+                self.assertEqual(len([x for x in outputs if "image/png" in x.get("data", {})]), 2)
 
     def test_a_model_of_random_weights_writes(self):
         for backend in BACKENDS:

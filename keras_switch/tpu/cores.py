@@ -62,6 +62,11 @@ def connect(cores=None, tpu=None):
     return len(_found.devices)
 
 
+def are_connected():
+    """Whether `connect` was called."""
+    return _found is not None
+
+
 def found():
     """Returns the `Cores` that `connect` found.
 

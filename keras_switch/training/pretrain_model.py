@@ -7,6 +7,7 @@ import keras
 from keras_switch import tpu
 from keras_switch.models import SwitchBackbone
 from keras_switch.models import SwitchSeq2SeqLM
+from keras_switch.tpu import cores
 from keras_switch.tpu.layout import Layout
 from keras_switch.training.adafactor import Adafactor
 from keras_switch.training.schedules import InverseSquareRoot
@@ -28,7 +29,8 @@ def connect(config):
             f"`batch_size` must divide over the {num_cores} cores of the mesh. "
             f"Received: batch_size={config.batch_size}, mesh={config.mesh!r}"
         )
-    tpu.connect(cores=num_cores)
+    if not cores.are_connected():
+        tpu.connect(cores=num_cores)
     return tpu.Mesh(config.mesh, config.layout)
 
 
@@ -72,16 +74,19 @@ def build_and_compile(config, vocabulary_size, mesh=None):
 
 
 def make_optimizer(config):
-    if config.schedule == "inverse_sqrt":
-        rate = InverseSquareRoot(config.learning_rate, max(1, config.warmup_steps))
-    else:
-        rate = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0,
-            warmup_target=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            decay_steps=max(1, config.epochs * config.steps_per_epoch - config.warmup_steps),
-            alpha=0.01,
-        )
     if config.optimizer == "adafactor":
-        return Adafactor(rate)
-    return keras.optimizers.Adam(rate, beta_2=0.98, clipnorm=1.0)
+        return Adafactor(make_rate(config))
+    return keras.optimizers.Adam(make_rate(config), beta_2=0.98, clipnorm=1.0)
+
+
+def make_rate(config):
+    """The learning rate of the step."""
+    if config.schedule == "inverse_sqrt":
+        return InverseSquareRoot(config.learning_rate, max(1, config.warmup_steps))
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=max(1, config.epochs * config.steps_per_epoch - config.warmup_steps),
+        alpha=0.01,
+    )
