@@ -77,10 +77,7 @@ def _pretrain(config, output_dir, fillings_every, options):
             beside.write_bytes(tokenizer.proto)
     if settings != before:
         run_directory.write_settings(settings, lines, output_dir, files=[VOCABULARY])
-    print(
-        f"Model: {model.count_params():,} parameters, {config.num_layers} + {config.num_layers} "
-        f"blocks, {config.num_experts} experts in every other one, {config.dtype}."
-    )
+    _describe(config, model)
     if before and before["epochs"] < config.epochs:
         print(
             f"Extended the run from {before['epochs']} to {config.epochs} epochs: from here on the "
@@ -101,6 +98,13 @@ def _pretrain(config, output_dir, fillings_every, options):
     model.preprocessor = preprocessor
     save(model, output_dir / "model")
     return model
+
+
+def _describe(config, model):
+    print(
+        f"Model: {model.count_params():,} parameters, {config.num_layers} + {config.num_layers} "
+        f"blocks, {config.num_experts} experts in every other one, {config.dtype}."
+    )
 
 
 def question(config):

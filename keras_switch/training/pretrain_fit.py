@@ -46,46 +46,41 @@ def fit(
         parts={"load": recorder, "guard": guard},
         asynchronous=True,
     )
-    files = _files(config, output_dir, checkpoint, recorder)
-    if tensorboard:
-        files.append(run_files.TensorBoard(output_dir / "tensorboard"))
     # The trainer of the JAX backend has no place for the metrics of layers.
     routing = [callbacks.RoutingMetrics()] if keras.config.backend() == "jax" else []
+    after = _files(config, output_dir, checkpoint, recorder)
+    if tensorboard:
+        after.append(run_files.TensorBoard(output_dir / "tensorboard"))
     for stage, following in zip(stages, [*stages[1:], None], strict=True):
-        held_out = validation(config, stage)
-        shuffled = ShuffledValidation(held_out, NATS)
         bar = callbacks.ProgressBar(
             stage.train.tokens_per_batch, config.epochs, config.steps_per_epoch, guard
         )
+        shuffled = ShuffledValidation(validation(config, stage), NATS)
+        calls = [*routing, guard, shuffled, recorder, checkpoint, *after, bar, fillings]
         end = following.first_epoch if following else config.epochs
         while state.epoch < end:
-            # `fit` starts at the beginning of an epoch: a resumed one is as long as what is left.
-            is_resumed, left = state.epoch_step > 0, config.steps_per_epoch - state.epoch_step
-            with callbacks.StopOnInterrupt(checkpoint) as stop:
-                model.fit(
-                    stage.train.dataset(first_batch=state.step - stage.first_step),
-                    initial_epoch=state.epoch,
-                    epochs=state.epoch + 1 if is_resumed else end,
-                    steps_per_epoch=left,
-                    shuffle=False,
-                    validation_data=held_out,
-                    callbacks=[
-                        *routing,
-                        guard,
-                        shuffled,
-                        recorder,
-                        checkpoint,
-                        *files,
-                        stop,
-                        bar,
-                        fillings,
-                    ],
-                )
+            _fit_epochs(config, model, stage, end, checkpoint, calls)
     nats = state.history[NATS]
     print(
         f"Nats per token: {nats[0]:.2f} in the first epoch, {nats[-1]:.2f} in the last. "
         f"Figures: {output_dir / 'figures'}."
     )
+
+
+def _fit_epochs(config, model, stage, end, checkpoint, calls):
+    """Trains to an epoch; or, if the run was stopped in an epoch, to the end of that one."""
+    state = checkpoint.state
+    is_stopped, left = state.epoch_step > 0, config.steps_per_epoch - state.epoch_step
+    with callbacks.StopOnInterrupt(checkpoint) as stop:
+        model.fit(
+            stage.train.dataset(first_batch=state.step - stage.first_step),
+            initial_epoch=state.epoch,
+            epochs=state.epoch + 1 if is_stopped else end,
+            steps_per_epoch=left,
+            shuffle=False,
+            validation_data=validation(config, stage),
+            callbacks=[*calls, stop],
+        )
 
 
 def _resume(config, model, output_dir):
