@@ -33,8 +33,9 @@ class PresetBackbone(keras_hub.models.Backbone):
         """Makes the backbone of a local folder, or one of `presets.PRESETS` with random weights.
 
         Args:
-            preset: string. A folder written by `save_to_preset` or `keras-switch convert`, or a
-                name such as `"switch_base_8"`, which takes `load_weights=False`.
+            preset: string. A folder written by `save_to_preset` or `keras-switch convert`;
+                `"switch_micro_english"`, which is trained; or a name such as `"switch_base_8"`,
+                which takes `load_weights=False`.
             load_weights: bool. Whether to load the folder's weights.
             **kwargs: Arguments that replace the preset's, such as `dtype`.
 
@@ -44,6 +45,7 @@ class PresetBackbone(keras_hub.models.Backbone):
         Raises:
             ValueError: If there is no such preset, or a name is to be loaded with weights.
         """
+        preset = presets.address(preset)
         if preset in presets.PRESETS:
             presets.check_no_weights(preset, load_weights)
             return cls(**{**presets.preset(preset), **kwargs})
@@ -95,6 +97,7 @@ class PresetTexts:
         Raises:
             ValueError: If there is no such folder, or it is not one of KerasHub's.
         """
+        preset = presets.address(preset)
         presets.check_has_texts(preset)
         return super().from_preset(preset, **kwargs)
 
@@ -114,6 +117,7 @@ def load_task(cls, load, preset, load_weights=True, preprocessor="auto", **kwarg
     Returns:
         The task. Its preprocessor is `None` where there is none.
     """
+    preset = presets.address(preset)
     presets.check_address(preset)
     is_name = preset in presets.PRESETS
     names = {*inspect.signature(cls.__init__).parameters, *TASK_KEYWORDS}

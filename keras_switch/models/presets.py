@@ -84,6 +84,16 @@ PRESETS = {
 }
 
 
+# Trained models that come with the package, folders of `pretrained/`.
+PRETRAINED = ("switch_micro_english",)
+_FOLDER = pathlib.Path(__file__).parent / "pretrained"
+
+
+def address(name):
+    """The folder of a trained model that comes with the package; any other name as it is."""
+    return str(_FOLDER / name) if name in PRETRAINED else name
+
+
 def preset(name):
     """Returns the arguments of a preset's `SwitchBackbone`."""
     if name not in PRESETS:
@@ -116,7 +126,7 @@ def _is_of_kerashub(path):
 def _unknown(name):
     return (
         "There is no such preset, nor such a folder. "
-        f"Received: preset={name!r}; there are {', '.join(PRESETS)}."
+        f"Received: preset={name!r}; there are {', '.join((*PRETRAINED, *PRESETS))}."
     )
 
 
