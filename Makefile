@@ -27,6 +27,7 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/adafactor*_test.py \
 	tests/algorithms_test.py \
 	tests/attention_test.py \
+	tests/balance_over_test.py \
 	tests/block_*_test.py \
 	tests/callbacks_test.py \
 	tests/checkpoint_thread_test.py \

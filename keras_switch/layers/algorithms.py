@@ -57,6 +57,7 @@ class Algorithm(typing.NamedTuple):
         fixed = {name: values for name, values in fixed.items() if name not in self.options}
         if not self.balances:
             fixed["balance_loss_weight"] = (0.01, 0.0)
+            fixed["balance_over"] = ("group",)
         if not self.is_token_wise:
             fixed["eval_capacity_factor"] = (2.0, None)
         return fixed

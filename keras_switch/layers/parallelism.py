@@ -10,7 +10,7 @@ class Parallelism:
     """One core: it holds every group and every weight, and exchanges nothing.
 
     A layer's tokens form groups, and a group lies on one core. `run` calls a function on
-    each core with the core's own groups and slices of weights. All methods after `run`
+    each core with the core's own groups and slices of weights. All methods after `mean`
     are for use inside that function.
     """
 
@@ -50,6 +50,14 @@ class Parallelism:
     def check_whole(self, what):
         """Raises `ValueError` where no core has whole weights for `what`, a string."""
 
+    def sum_of_groups(self, x_G):
+        """A scalar for each caller of `run`, whose mean over the callers is the sum of all groups.
+
+        Args:
+            x_G: Tensor of the groups that the caller holds.
+        """
+        return ops.sum(x_G)
+
     def mean(self, x):
         """The mean of a scalar over all cores, which has no gradient."""
         return x
@@ -61,6 +69,10 @@ class Parallelism:
     def to_tokens(self, y_GECD):
         """The way back of `to_experts`; sums the parts where an expert's width is split."""
         return y_GECD
+
+    def sum_over_cores(self, x):
+        """The sum of a tensor over all cores, which has no gradient."""
+        return x
 
     def gather(self, x_G):
         """The groups, `(G', ...)`, of all cores that share out one set of experts."""

@@ -134,6 +134,33 @@ def balance_loss(probabilities_GSE, experts_GS, mask_GS):
     return num_experts * ops.sum(f_GE * P_GE, axis=-1)
 
 
+def balance_shares(probabilities_GSE, experts_GS, mask_GS, sum_over_cores):
+    """Each group's part of the `balance_loss` of one group that has all tokens of all cores.
+
+    `f` is that of all tokens and has no gradient, so nothing else has to be known of other cores.
+
+    Args:
+        probabilities_GSE: float32 tensor.
+        experts_GS: int32 tensor. First choices.
+        mask_GS: float32 tensor of ones and zeros.
+        sum_over_cores: Callable. Sums a tensor over all cores.
+
+    Returns:
+        float32 tensor `(G,)`, whose sum over the groups of all cores is the loss.
+
+    Reference:
+    - [Qiu et al., 2025](https://arxiv.org/abs/2501.11873)
+    """
+    num_experts = probabilities_GSE.shape[-1]
+    chosen_GSE = one_hot(experts_GS, num_experts, mask_GS.dtype) * mask_GS[..., None]
+    counts_E = ops.sum(chosen_GSE, axis=(0, 1))
+    totals = ops.concatenate([counts_E, ops.reshape(ops.sum(mask_GS), (1,))])
+    totals = sum_over_cores(ops.stop_gradient(totals))
+    tokens = ops.maximum(totals[-1], 1.0)
+    P_GE = ops.sum(probabilities_GSE * mask_GS[..., None], axis=1) / tokens
+    return num_experts * ops.sum(totals[:-1] / tokens * P_GE, axis=-1)
+
+
 def z_loss(logits_GSE, mask_GS):
     """Mean squared log-partition of the router over each group's real tokens: `(G,)`.
 

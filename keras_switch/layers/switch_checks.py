@@ -27,6 +27,7 @@ def check_arguments(layer):
     layer.seed = checks.check_seed(layer.seed)
     checks.check_choice("overflow", layer.overflow, ("drop", "reroute", "dropless"))
     checks.check_choice("priority", layer.priority, ("position", "probability"))
+    checks.check_choice("balance_over", layer.balance_over, ("group", "mesh"))
     checks.check_choice("exploration", layer.exploration, router.EXPLORATIONS)
     _check_together(layer)
 

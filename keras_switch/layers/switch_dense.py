@@ -29,66 +29,64 @@ _NO_SEEDS = (None, None)
 class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layers.Layer):
     """Feed-forward layer of many experts, of which each token uses one.
 
-    A router picks each token's expert, `i = argmax p(x)` with `p = softmax(x W_r)`, and
-    the output is `p_i(x) * E_i(x)`, where `E_i(x) = activation(x W_in_i) W_out_i`.
-    An expert takes at most its capacity of tokens from each group of tokens,
-    `max(min(S, int(S * factor / num_experts)), min_capacity)` of `S`. A token that finds
-    no room gives exactly 0, which a residual connection carries on. Masked tokens also
-    give 0, take no slot, and count in no loss and no metric.
+    A router picks each token's expert, `i = argmax p(x)` with `p = softmax(x W_r)`, and the output
+    is `p_i(x) * E_i(x)`, where `E_i(x) = activation(x W_in_i) W_out_i`. An expert takes at most its
+    capacity of tokens from each group of tokens, `max(min(S, int(S * factor / num_experts)),
+    min_capacity)` of `S`. A token that finds no room gives exactly 0, which a residual connection
+    carries on. Masked tokens also give 0, take no slot, and count in no loss and no metric.
 
-    The router computes in float32, everything else in the layer's dtype: bfloat16 with
-    float32 variables, unless `dtype` or the global policy says otherwise. On a TPU or a
-    GPU call `keras_switch.tpu.highest_float32()` first: they round float32 products.
+    The router computes in float32, everything else in the layer's dtype: bfloat16 with float32
+    variables, unless `dtype` or the global policy says otherwise. On a TPU or a GPU call
+    `keras_switch.tpu.highest_float32()` first: they round float32 products.
 
-    With `routing="expert_choice"` each expert takes as many real tokens of a group as its
-    capacity says (or all, if there are fewer), those with the largest `p_i(x)`. The output is
-    the sum of `p_i(x) * E_i(x)` over the experts that took the token: several, or none, which
-    gives 0. A token has `capacity_factor` experts on average, Zhou et al.'s `c`, in evaluation
-    as in training, and in the `dropless` scope too. It needs no balance loss; `overflow`,
-    `priority`, `num_selected_experts`, `eval_capacity_factor` and `balance_loss_weight` mean
-    nothing to it. The other tokens of a group decide which experts a token has: so it is for
-    encoders, and with the default groups an answer depends on the other rows of its batch.
-    `group_size="row"` makes rows independent of each other, though not of their length, which
-    the capacity counts with its padding: `expert_capacity` does that too.
+    With `routing="expert_choice"` each expert takes as many real tokens of a group as its capacity
+    says (or all, if there are fewer), those with the largest `p_i(x)`. The output is the sum of
+    `p_i(x) * E_i(x)` over the experts that took the token: several, or none, which gives 0. A token
+    has `capacity_factor` experts on average, Zhou et al.'s `c`, in evaluation as in training, and
+    in the `dropless` scope too. It needs no balance loss; `overflow`, `priority`,
+    `num_selected_experts`, `eval_capacity_factor` and `balance_loss_weight` mean nothing to it. The
+    other tokens of a group decide which experts a token has: so it is for encoders, and with the
+    default groups an answer depends on the other rows of its batch. `group_size="row"` makes rows
+    independent of each other; `expert_capacity`, also of the length that they are padded to.
 
     Args:
         num_experts: int. Number of experts.
         intermediate_dim: int. Hidden width of each expert.
         activation: string or callable. Activation of the hidden layer.
         gated: bool. Whether the hidden layer is `activation(x W_gate) * (x W_in)`.
-        num_selected_experts: int. Experts of each token. With more than one, the gates
-            are scaled to a sum of one, and every first choice is placed before any
-            second one. The capacity is not multiplied.
+        num_selected_experts: int. Experts of each token. With more than one, the gates are scaled
+            to a sum of one, and every first choice is placed before any second one. The capacity
+            is not multiplied.
         capacity_factor: float. Slots over tokens in training.
         eval_capacity_factor: float. Slots over tokens otherwise. `None` is no capacity there.
         min_capacity: int. The smallest capacity.
         routing: `"token_choice"`, where tokens choose experts, as described above;
             `"expert_choice"`, see below; or a function of your own, see
             `keras_switch.layers.algorithms` and `docs/guides/routing_algorithm.md`.
-        overflow: `"drop"`; `"reroute"`, where a token that finds no room tries its next
-            choices; or `"dropless"`, where there is no capacity. `"reroute"` takes one
-            selected expert.
-        priority: `"position"`, where earlier tokens win the slots, or `"probability"`,
-            where likelier ones do.
+        overflow: `"drop"`; `"reroute"`, where a token that finds no room tries its next choices,
+            for one selected expert; or `"dropless"`, where there is no capacity.
+        priority: `"position"`: earlier tokens win the slots; or `"probability"`: likelier ones do.
         exploration: What the router does in training only: `"jitter"` multiplies its
             input by noise in `[1 - jitter, 1 + jitter)`; `"input_dropout"` drops parts of
             its input; `"sample"` samples the expert from `p`; `"argmax"` does nothing.
         jitter: float. Size of the jitter.
         input_dropout: float. Rate of the router's input dropout.
         balance_loss_weight: float. Weight of the load balancing loss.
+        balance_over: `"group"`, a balance loss of each group's tokens, the paper's; or `"mesh"`,
+            one of the tokens of all groups on all cores, with which experts specialise more.
         z_loss_weight: float. Weight of the router's z-loss.
         expert_dropout: float. Dropout rate of the experts' hidden activations.
-        kernel_initializer: Initializer of the experts' kernels. Defaults to a truncated
-            normal of variance `0.1 / fan_in`, where the fan-in is that of one expert.
+        kernel_initializer: Initializer of the experts' kernels. Defaults to a truncated normal of
+            variance `0.1 / fan_in`, where the fan-in is that of one expert.
         router_initializer: Initializer of the router. Defaults to `normal(0.02)`.
-        num_groups: int. Number of groups. Tokens are padded to a multiple. Defaults to
-            one group of all tokens; on a mesh, to one on each core.
+        num_groups: int. Number of groups. Tokens are padded to a multiple. Defaults to one group
+            of all tokens; on a mesh, to one on each core.
         group_size: int, the size of a group (tokens are padded to a multiple), or
             `"row"` for one group per batch row.
         expert_capacity: int. Absolute capacity, in place of both factors.
         output_dim: int. Width of the output. Defaults to the width of the input.
-        routing_metrics: bool. Whether to keep routing metrics, which show in the logs of
-            `fit` on TensorFlow, and by the `RoutingMetrics` callback on JAX.
+        routing_metrics: bool. Whether to keep them: in the logs of `fit` on TensorFlow, and by the
+            `RoutingMetrics` callback on JAX.
         seed: int. Seed of the noise, and of the default initializers.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -112,6 +110,7 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
 
     Reference:
     - [Fedus et al., 2021](https://arxiv.org/abs/2101.03961), section 2
+    - [Qiu et al., 2025](https://arxiv.org/abs/2501.11873), for `balance_over="mesh"`
     - [Zhou et al., 2022](https://arxiv.org/abs/2202.09368), for expert choice
     """
 
@@ -133,6 +132,7 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
         jitter=0.01,
         input_dropout=0.1,
         balance_loss_weight=0.01,
+        balance_over="group",
         z_loss_weight=0.0,
         expert_dropout=0.0,
         kernel_initializer=None,
@@ -163,6 +163,7 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
         self.jitter = jitter
         self.input_dropout = input_dropout
         self.balance_loss_weight = balance_loss_weight
+        self.balance_over = balance_over
         self.z_loss_weight = z_loss_weight
         self.expert_dropout = expert_dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -271,9 +272,8 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
         return router_seed, self.dropout_seed.next() if self.expert_dropout > 0 else None
 
     def _add_losses(self, balance_G, z_G):
-        balance_loss_weight = self.balance_loss_weight if self.algorithm.balances else 0.0
-        if balance_loss_weight or self.z_loss_weight:
-            loss = balance_loss_weight * ops.mean(balance_G) + self.z_loss_weight * ops.mean(z_G)
+        loss = switching.weighted(self, balance_G, z_G)
+        if loss is not None:
             self.add_loss(ops.cast(loss, keras.config.floatx()))  # As all of Keras's losses.
 
     def compute_output_shape(self, inputs_shape):
@@ -289,8 +289,8 @@ class SwitchDense(KeepsRoutingMetrics, Rematerialized, ThreadLosses, keras.layer
         names = (
             "num_experts intermediate_dim gated num_selected_experts capacity_factor "
             "eval_capacity_factor min_capacity overflow priority exploration jitter "
-            "input_dropout balance_loss_weight z_loss_weight expert_dropout num_groups "
-            "group_size expert_capacity output_dim routing_metrics seed"
+            "input_dropout balance_loss_weight balance_over z_loss_weight expert_dropout "
+            "num_groups group_size expert_capacity output_dim routing_metrics seed"
         )
         config.update({name: getattr(self, name) for name in names.split()})
         config["routing"] = algorithms.serialize(self.routing)

@@ -51,7 +51,8 @@ class Results(typing.NamedTuple):
 
     Attributes:
         outputs: Tensor `(G, S, D)`.
-        balance: float32 tensor `(G,)`. The balance loss.
+        balance: float32 tensor `(G,)`. The balance loss, or the group's part of it where
+            `balance_over="mesh"`.
         z: float32 tensor `(G,)`. The z-loss.
         metrics: float32 tensor `(G, 5 + E)`, or `None`; see `routing_metrics.measure`.
     """
@@ -95,23 +96,30 @@ class Switching:
         if not self.training:
             return Results(outputs_GSD, None, None, None)
         mask_GS = ops.cast(mask_GS, record.logits.dtype)
-        losses = self._losses(record, scores_GSE, mask_GS)
+        losses = self._losses(record, scores_GSE, mask_GS, layer.balance_over)
         metrics_GN = None
         if layer.routing_metrics:
-            metrics_GN = routing_metrics.measure(record, plan, mask_GS, losses)
+            own = losses
+            if layer.balance_over == "mesh":
+                own = self._losses(record, scores_GSE, mask_GS, "group")
+            metrics_GN = routing_metrics.measure(record, plan, mask_GS, own)
         return Results(outputs_GSD, *losses, metrics_GN)
 
     def losses(self, weights, x_GSD, mask_GS):
         """Returns the balance loss and the z-loss of each group, computing no expert."""
         record, _, scores_GSE = self._route(weights, x_GSD, mask_GS)
-        return self._losses(record, scores_GSE, ops.cast(mask_GS, record.logits.dtype))
+        mask_GS = ops.cast(mask_GS, record.logits.dtype)
+        return self._losses(record, scores_GSE, mask_GS, self.layer.balance_over)
 
-    def _losses(self, record, scores_GSE, mask_GS):
+    def _losses(self, record, scores_GSE, mask_GS, balance_over):
         z_G = routing.z_loss(record.logits, mask_GS)
         if not self.layer.algorithm.balances:
             return ops.zeros_like(z_G), z_G
         first_GS = routing.select(scores_GSE, 1)[..., 0]
-        return routing.balance_loss(record.probabilities, first_GS, mask_GS), z_G
+        args = (record.probabilities, first_GS, mask_GS)
+        if balance_over == "mesh":
+            return routing.balance_shares(*args, self.parallelism.sum_over_cores), z_G
+        return routing.balance_loss(*args), z_G
 
     def route(self, weights, x_GSD, mask_GS):
         """Returns the `Routing` of the groups."""
@@ -155,6 +163,22 @@ class Switching:
         return layer.expert_capacity or routing.expert_capacity(
             group_size, factor, layer.num_experts, layer.min_capacity
         )
+
+
+def weighted(layer, balance_G, z_G):
+    """The loss that a layer adds in training, or `None`.
+
+    Args:
+        layer: `SwitchDense`.
+        balance_G: float32 tensor, that of `Results`.
+        z_G: float32 tensor, likewise.
+    """
+    balance_loss_weight = layer.balance_loss_weight if layer.algorithm.balances else 0.0
+    if not balance_loss_weight and not layer.z_loss_weight:
+        return None
+    is_whole = layer.balance_over == "mesh"
+    balance = (layer.parallelism.sum_of_groups if is_whole else ops.mean)(balance_G)
+    return balance_loss_weight * balance + layer.z_loss_weight * ops.mean(z_G)
 
 
 def over_slots(experts, x_GSD, plan, gates_GSK, parallelism, dropout):

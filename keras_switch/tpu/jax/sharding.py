@@ -144,6 +144,9 @@ class ShardedExperts(parallelism.Parallelism):
             y_GECD = jax.lax.all_to_all(y_GECD, self._experts, 0, 1, tiled=True)
         return y_GECD
 
+    def sum_over_cores(self, x):
+        return jax.lax.psum(x, self._axes)
+
     def gather(self, x_G):
         if self._exchanged:
             x_G = jax.lax.all_gather(x_G, self._exchanged, tiled=True)

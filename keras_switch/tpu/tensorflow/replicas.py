@@ -194,10 +194,15 @@ class ReplicatedExperts(Parallelism):
         )
 
     def mean(self, x):
+        return self.sum_over_cores(x) / self._layout.num_cores if self.in_replica() else x
+
+    def sum_over_cores(self, x):
         if not self.in_replica():
             return x
-        groups = self._layout.groups(self._layout.axes)
-        return exchange.all_sum([x], groups)[0] / self._layout.num_cores
+        return exchange.all_sum([x], self._layout.groups(self._layout.axes))[0]
+
+    def sum_of_groups(self, x_G):
+        return tf.reduce_sum(x_G) * (self._layout.num_cores if self.in_replica() else 1)
 
     def to_experts(self, x_GECD):
         if not self.in_replica():
