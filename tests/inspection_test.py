@@ -115,7 +115,7 @@ class InspectionTest(unittest.TestCase):
         model = lm_helpers.make(
             decoder_sparse_layers=[], switch={"routing": "expert_choice", "capacity_factor": 1.0}
         )
-        (layer,) = inspect_experts(model, batches(size=30), capacity_factors=(1.0,))
+        (layer,) = inspect_experts(model, batches(size=30), 30, capacity_factors=(1.0,))
         # Each expert takes as many: a quarter of 24 positions in either batch.
         self.assertEqual([sum(n for _, n in e.frequent) for e in layer.experts], [12] * 4)
         self.assertGreater(layer.dropped[1.0], 0)
@@ -172,7 +172,7 @@ class InspectCommandTest(unittest.TestCase):
         flags = ("--batch_size=2", "--batches=2")
         output = self.inspect(f"--run={self.root}", *flags)
         figure = self.root / "figures" / "experts.png"
-        self.assertIn("encoder_block_1: 4 experts, 32 tokens\n", output)
+        self.assertIn("encoder_block_1: 4 experts, 16 tokens\n", output)
         self.assertIn(f"Figure: {figure}.\n", output)
         self.assertTrue(figure.is_file())
         figure = self.root / "own.png"

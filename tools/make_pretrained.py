@@ -46,8 +46,8 @@ licences. It was made by
     python tools/make_pretrained.py runs/{name}
 
 After {epochs} epochs of {steps_per_epoch} steps, seed {seed}: {nats:.2f} nats a token on held-out
-text of {inputs_length} tokens, and {shuffled:.2f} with the encoder's inputs of another text. What it
-fills blanks with:
+text of {inputs_length} tokens, and {shuffled:.2f} with the encoder's inputs of another text. What
+it fills blanks with:
 
 | text | fillings |
 | --- | --- |
