@@ -8,6 +8,7 @@ from keras_switch import checks
 
 OPTIMIZERS = ("adafactor", "adam")
 SCHEDULES = ("cosine", "inverse_sqrt")
+BALANCES = ("group", "mesh")
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
 # The largest seed whose successor, that of the held-out text, is one too.
 _LARGEST_SEED = 2**31 - 2
@@ -49,6 +50,7 @@ class PretrainConfig:
     dropout: float = _setting(0.0, "Rate of T5's dropouts.", 0.0, 1.0)
     expert_dropout: float = _setting(0.0, "Rate of the dropout in the experts.", 0.0, 1.0)
     balance_loss_weight: float = _setting(0.01, "Weight of the load balancing loss.", 0.0)
+    balance_over: str = _setting("group", "Tokens of a load balancing loss.", choices=BALANCES)
     router_z_loss_weight: float = _setting(0.0, "Weight of the routers' z-loss.", 0.0)
     dtype: str = _setting("mixed_bfloat16", "Dtype of the layers.", choices=DTYPES)
     optimizer: str = _setting(

@@ -111,7 +111,7 @@ class IndexedBatches:
                 *(tf.ensure_shape(x, (num_rows, length)) for x, length in zip(columns, lengths))
             )
 
-        return numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        return without_autotuning(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
 
     def _to_fit(self, inputs, targets, inputs_numbers=None, targets_numbers=None):
         if self.is_numbered:
@@ -137,3 +137,14 @@ class IndexedBatches:
             "decoder_padding_mask": targets_numbers,
         }
         return x, targets, tf.cast(targets_numbers > 0, tf.float32)
+
+
+def without_autotuning(dataset):
+    """A dataset that reads two batches ahead, on as many threads as there are cores.
+
+    The thread of tf.data that tunes these numbers can hang for minutes where it is to end, on a
+    busy machine and a mesh of virtual cores.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.prefetch(2).with_options(options)

@@ -54,6 +54,7 @@ def build_and_compile(config, vocabulary_size, mesh=None):
             switch={
                 "capacity_factor": config.capacity_factor,
                 "balance_loss_weight": config.balance_loss_weight,
+                "balance_over": config.balance_over,
                 "z_loss_weight": config.router_z_loss_weight,
                 "expert_dropout": config.expert_dropout,
             },
