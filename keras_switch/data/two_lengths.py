@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_switch.data import indexed_batches
+
 
 class TwoLengths:
     """Batches half of whose rows are long texts, and half rows of as many short ones as fit.
@@ -42,10 +44,10 @@ class TwoLengths:
 
     def dataset(self, first_batch=0, num_batches=None, **shards):
         """`tf.data.Dataset` of `(inputs, targets, weights)`, as `SpanCorruptionBatches` has it."""
-        parts = [
-            part.dataset(first_batch, num_batches, **shards) for part in (self.long, self.short)
-        ]
-        return tf.data.Dataset.zip(tuple(parts)).map(self._join).prefetch(2)
+        parts = self.long, self.short
+        datasets = tuple(part.dataset(first_batch, num_batches, **shards) for part in parts)
+        joined = tf.data.Dataset.zip(datasets).map(self._join)
+        return indexed_batches.without_autotuning(joined)
 
     def _join(self, long, short):
         """A batch of the rows of both."""
