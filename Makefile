@@ -8,18 +8,28 @@ READY := $(VENV)/.ready
 SLOW_TESTS := \
 	tests/backends_equal_test.py \
 	tests/checkpoint_test.py \
+	tests/checkpoint_thread_test.py \
 	tests/cli_test.py \
-	tests/export_formats_test.py \
 	tests/export_test.py \
+	tests/export_formats_test.py \
+	tests/fill_blanks_test.py \
+	tests/fit_logs_test.py \
 	tests/generate_test.py \
+	tests/generate_command_test.py \
+	tests/guard_test.py \
+	tests/guides_test.py \
+	tests/inspection_test.py \
 	tests/losses_test.py \
+	tests/mesh_test.py \
 	tests/mesh_optimizers_test.py \
 	tests/mesh_state_test.py \
-	tests/mesh_test.py \
+	tests/mesh_uneven_test.py \
 	tests/models_mesh_test.py \
 	tests/pretrain_test.py \
-	tests/switch_dense_reference_test.py \
+	tests/quantized_test.py \
 	tests/switch_dense_test.py \
+	tests/switch_dense_reference_test.py \
+	tests/switch_seq_2_seq_lm_test.py \
 	tests/switch_transformer_block_test.py
 
 # Backend-independent tests, run a second time on the JAX backend.

@@ -108,6 +108,26 @@ class PretrainTest(unittest.TestCase):
         self.assertIn("resumed, at step", output)
         self.assertEqual(state_of(directory).history, state_of(self.whole).history)
 
+    def test_a_run_goes_on_on_another_mesh(self):
+        directory = self.root / "mesh"
+        flags = [f"--output_dir={directory}", *self.flags, "--dtype=float32"]
+        output = run("pretrain", *flags, "--mesh=batch:4", "--epochs=2")
+        self.assertIn("4 virtual CPU cores.", output)
+        self.assertIn("Filled: ", output)
+        self.assertEqual(state_of(directory).step, 12)
+        output = run("pretrain", *flags, "--mesh=batch:2")
+        self.assertIn("resumed, at step 12", output)
+        self.assertEqual(state_of(directory).step, 18)
+
+    def test_jax_trains_and_another_process_exports(self):
+        directory = self.root / "jax"
+        output = run("pretrain", f"--output_dir={directory}", *self.flags, "--backend=jax")
+        for words in ("tokens/s", "dropped", "val_shuffled_nats_per_token", "Filled: "):
+            self.assertIn(words, output)
+        self.assertEqual(state_of(directory).step, 18)
+        output = run("generate", f"--model={directory}", "The <extra_id_0> of the people")
+        self.assertRegex(output, "Blank 1: .*%")
+
 
 if __name__ == "__main__":
     unittest.main()
