@@ -18,7 +18,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras  # noqa: E402
 from keras import ops  # noqa: E402
 
-from keras_switch import data  # noqa: E402
 from keras_switch.configs import PretrainConfig  # noqa: E402
 from keras_switch.data.shuffled_inputs import shuffle_inputs  # noqa: E402
 from keras_switch.training import pretrain_data  # noqa: E402
@@ -50,10 +49,10 @@ class ScaledAdamW(keras.optimizers.AdamW):
         super().update_step(gradient, variable, rate)
 
 
-def train(config, lines, is_scaled=False):
+def train(config, is_scaled=False):
     """Trains a model; returns it and its tokenizer."""
     keras.utils.set_random_seed(config.seed)
-    tokenizer, stages = pretrain_data.prepare(config, lines)
+    tokenizer, stages = pretrain_data.prepare(config, pretrain_data.Corpus(config))
     model = pretrain_model.build_and_compile(config, tokenizer.vocabulary_size())
     if is_scaled:
         rate = pretrain_model.make_rate(config)
@@ -71,10 +70,10 @@ def train(config, lines, is_scaled=False):
     return model, tokenizer
 
 
-def held_out(config, lines, model, tokenizer, length):
+def held_out(config, model, tokenizer, length):
     """Held-out nats at a length, and those with the inputs of another text."""
     config = dataclasses.replace(config, inputs_length=length, short_epochs=0, batch_size=16)
-    _, [stage] = pretrain_data.prepare(config, lines, tokenizer)
+    _, [stage] = pretrain_data.prepare(config, pretrain_data.Corpus(config), tokenizer)
     dataset = pretrain_fit.validation(config, stage)
     for each in (dataset, shuffle_inputs(dataset)):
         yield model.evaluate(each, verbose=0, return_dict=True)[pretrain_model.NATS]
@@ -86,7 +85,6 @@ def main():
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--output", type=pathlib.Path)
     arguments = parser.parse_args()
-    lines = data.read_corpus()
     with report.Report(arguments.output) as writer:
         versions = ("tensorflow", "keras")
         writer.title("Recipes", {name: importlib.metadata.version(name) for name in versions})
@@ -100,10 +98,10 @@ def main():
         writer.head(["", "32 tokens", "more", "128 tokens", "more"])
         for name in arguments.rows:
             changed = dataclasses.replace(config, **ROWS[name])
-            model, tokenizer = train(changed, lines, name == SCALED)
+            model, tokenizer = train(changed, name == SCALED)
             cells = []
             for length in (config.short_inputs_length, config.inputs_length):
-                own, others = held_out(changed, lines, model, tokenizer, length)
+                own, others = held_out(changed, model, tokenizer, length)
                 cells += [f"{own:.2f}", f"{others - own:.2f}"]
             writer.row([name, *cells])
 

@@ -32,7 +32,7 @@ class PretrainConfig:
     16
     """
 
-    corpus: str = _setting("", "Text file, a passage a line. Default: the one shipped.")
+    corpus: str = _setting("", "Text, or a folder of `prepare`. Default: the one shipped.")
     vocabulary: str = _setting("", "SentencePiece model. Default: one trained on the corpus.")
     vocabulary_size: int = _setting(2048, "Ids of the vocabulary, if it is trained.", 1)
     inputs_length: int = _setting(128, "Tokens the encoder reads.", 4)

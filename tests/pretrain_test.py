@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -13,8 +14,10 @@ import keras
 import numpy as np
 
 from keras_switch import atomic
+from keras_switch import data
 from keras_switch.configs import PretrainConfig
 from keras_switch.data import read_corpus
+from keras_switch.data import shards
 from keras_switch.models import SwitchSeq2SeqLM
 from keras_switch.training import checkpoint
 from keras_switch.training import pretrain
@@ -238,7 +241,7 @@ class PretrainTest(unittest.TestCase):
         run(self.config(), directory)
 
     def test_the_question_is_of_the_held_out_text(self):
-        question = pretrain.question(self.config())
+        question = pretrain.question(self.config(), self.model.preprocessor.tokenizer)
         start = question.split(" <extra")[0]
         self.assertTrue([line for line in self.lines[49::50] if line.startswith(start)])
         self.assertIn("<extra_id_1>", question)
@@ -262,13 +265,16 @@ class PretrainTest(unittest.TestCase):
 
     def test_a_held_out_part_that_is_too_short_is_named(self):
         config = self.config(batch_size=64)
-        message = "corpus that is held out, 2% of its lines, is too short.*must fill a batch of 128"
+        message = "corpus that is held out, 2% of it, is too short.*must fill a batch of 128"
         with self.assertRaisesRegex(ValueError, message):
-            pretrain_data.prepare(config, self.lines, self.model.preprocessor.tokenizer)
+            pretrain_data.prepare(
+                config, pretrain_data.Corpus(config), self.model.preprocessor.tokenizer
+            )
 
     def prepare(self, **kwargs):
         with contextlib.redirect_stdout(io.StringIO()):
-            return pretrain_data.prepare(self.config(**kwargs), self.lines)
+            config = self.config(**kwargs)
+            return pretrain_data.prepare(config, pretrain_data.Corpus(config))
 
     def test_batches_are_those_of_the_tokenizer(self):
         tokenizer, stages = self.prepare(noise_density=0.3)
@@ -299,6 +305,21 @@ class PretrainTest(unittest.TestCase):
         path.write_bytes(self.model.preprocessor.tokenizer.proto)
         tokenizer, _ = self.prepare(vocabulary=str(path), vocabulary_size=1)
         self.assertEqual(tokenizer.vocabulary_size(), 400)
+
+    @unittest.skipUnless(importlib.util.find_spec("array_record"), "array_record is missing")
+    def test_prepared_tokens_are_read_from_the_disk(self):
+        folder, tokenizer = self.root / "prepared", self.model.preprocessor.tokenizer
+        folder.mkdir()
+        tokens = data.tokenize_corpus(self.lines, tokenizer)
+        shard = shards.write_shard(str(folder / "one.array_record"), [(tokens, 1)], "<u2")
+        shards.write_index(str(folder), [shard], tokenizer.proto, "<u2")
+        config = self.config(corpus=str(folder), epochs=1)
+        model, output = run(config, self.root / "from_tokens", fillings_every=1)
+        self.assertIn(f"Data: {len(tokens) * 49 // 50:,} tokens", output)
+        self.assertIn("what the model fills their blanks with", output)
+        self.assertEqual(model.preprocessor.tokenizer.proto, tokenizer.proto)
+        with self.assertRaisesRegex(ValueError, "`vocabulary` must not be given"):
+            pretrain_data.Corpus(self.config(corpus=str(folder), vocabulary="mine.model"))
 
     def test_the_gap_between_own_and_others_inputs_is_shown(self):
         history = self.state.history

@@ -45,7 +45,7 @@ def run(values):
         tensorboard=values.tensorboard,
     )
     path = _export(model, pathlib.Path(values.output_dir))
-    export.ask_in_another_process(path, pretrain.question(config))
+    export.ask_in_another_process(path, pretrain.question(config, model.preprocessor.tokenizer))
 
 
 def _export(model, output_dir):

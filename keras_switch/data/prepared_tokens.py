@@ -1,6 +1,7 @@
 """Prepared tokens, read by position."""
 
 import bisect
+import copy
 import hashlib
 import itertools
 import pathlib
@@ -53,9 +54,26 @@ class PreparedTokens:
         self._starts = [0, *itertools.accumulate(one.tokens for one in self._index.shards)]
         self._readers = {}
         self._lock = threading.Lock()
+        self._first, self._length = 0, self._starts[-1]
 
     def __len__(self):
-        return self._starts[-1]
+        return self._length
+
+    @property
+    def sha256(self):
+        """The SHA-256 of the index, which has those of all files."""
+        return hashlib.sha256((self._folder / shards.INDEX).read_bytes()).hexdigest()
+
+    def part(self, start, stop):
+        """The tokens from a position to another, as `PreparedTokens` of their own."""
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(
+                f"`start` and `stop` must be positions of the {len(self)} tokens, in this order. "
+                f"Received: start={start}, stop={stop}"
+            )
+        part = copy.copy(self)
+        part._first, part._length = self._first + start, stop - start
+        return part
 
     def check_tokenizer(self, tokenizer):
         """Requires that a tokenizer is the one that made the tokens."""
@@ -89,7 +107,7 @@ class PreparedTokens:
             )
         rows = np.empty((len(starts), length), np.int32)
         pieces = {}  # Of each file and record: where its tokens go.
-        for row, start in enumerate(starts.tolist()):
+        for row, start in enumerate((starts + self._first).tolist()):
             for shard, record, within, column, size in self._pieces(start, length):
                 pieces.setdefault((shard, record), []).append((row, column, within, size))
         for shard, group in itertools.groupby(sorted(pieces), key=lambda place: place[0]):

@@ -6,8 +6,6 @@ import pathlib
 import keras
 
 from keras_switch import atomic
-from keras_switch import data
-from keras_switch.data import corpus as corpus_module
 from keras_switch.data.shuffled_inputs import shuffle_inputs
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
@@ -18,7 +16,7 @@ from keras_switch.training import run_directory
 from keras_switch.training.pretrain_model import NATS
 from keras_switch.training.validation import ShowFillings
 
-VOCABULARY, NUM_QUESTIONS = "vocabulary.model", 4
+VOCABULARY = "vocabulary.model"
 # What a run may be resumed with that it did not begin with.
 GROWING, FREE = ("epochs",), ("mesh", "layout")
 
@@ -63,20 +61,20 @@ def _pretrain(config, output_dir, fillings_every, options):
     settings = dataclasses.asdict(config)
     before = run_directory.check_settings(settings, output_dir, growing=GROWING, free=FREE)
     mesh = pretrain_model.connect(config)
-    lines = data.read_corpus(config.corpus or None)
+    corpus = pretrain_data.Corpus(config)
     if before:
-        run_directory.check_corpus(lines, output_dir)
+        run_directory.check_corpus(corpus.sha256, output_dir)
         run_directory.check_files(output_dir)
     keras.utils.set_random_seed(config.seed)
     path = output_dir / VOCABULARY
     tokenizer = SwitchTokenizer(str(path)) if before else None
-    tokenizer, stages = pretrain_data.prepare(config, lines, tokenizer)
+    tokenizer, stages = pretrain_data.prepare(config, corpus, tokenizer)
     model = pretrain_model.build_and_compile(config, tokenizer.vocabulary_size(), mesh)
     if not before:
         with atomic.whole(path) as beside:
             beside.write_bytes(tokenizer.proto)
     if settings != before:
-        run_directory.write_settings(settings, lines, output_dir, files=[VOCABULARY])
+        run_directory.write_settings(settings, corpus.sha256, output_dir, files=[VOCABULARY])
     _describe(config, model)
     if before and before["epochs"] < config.epochs:
         print(
@@ -87,7 +85,7 @@ def _pretrain(config, output_dir, fillings_every, options):
     preprocessor = SwitchSeq2SeqLMPreprocessor(
         tokenizer, longest.inputs_length, longest.targets_length
     )
-    questions = corpus_module.questions(corpus_module.split_corpus(lines)[1], NUM_QUESTIONS)
+    questions = corpus.questions(tokenizer)
     fillings = ShowFillings(questions, preprocessor, fillings_every, mesh)
     pretrain_fit.fit(config, model, stages, output_dir, fillings, **options)
     for stage in stages:
@@ -107,10 +105,9 @@ def _describe(config, model):
     )
 
 
-def question(config):
-    """Returns a line of the held-out text with blanks, `<extra_id_0>` and `<extra_id_1>`."""
-    _, held_out = corpus_module.split_corpus(data.read_corpus(config.corpus or None))
-    return corpus_module.questions(held_out, NUM_QUESTIONS)[0].text
+def question(config, tokenizer):
+    """Returns a text that was held out, with blanks, `<extra_id_0>` and `<extra_id_1>`."""
+    return pretrain_data.Corpus(config).questions(tokenizer)[0].text
 
 
 def held_out_line(config, model, stage):

@@ -90,22 +90,22 @@ def check_settings(settings, directory, growing=(), free=()):
     return theirs
 
 
-def check_corpus(lines, directory):
+def check_corpus(sha256, directory):
     """Refuses to resume a run on a corpus that has changed since it began.
 
     Args:
-        lines: List of strings.
+        sha256: string. The digest of the corpus.
         directory: Path of the run's directory, which has settings.
 
     Raises:
         ValueError: If the corpus differs.
     """
-    ours, theirs = digest(lines), _read(directory)["corpus_sha256"]
-    if ours != theirs:
+    theirs = _read(directory)["corpus_sha256"]
+    if sha256 != theirs:
         raise ValueError(
             f"The corpus has changed since the run in {directory} began. Give the one it began "
             "with to resume it, another --output_dir, or --restart. Received: a corpus of "
-            f"SHA-256 {ours[:12]}... (was {theirs[:12]}...)"
+            f"SHA-256 {sha256[:12]}... (was {theirs[:12]}...)"
         )
 
 
@@ -126,19 +126,19 @@ def check_files(directory):
             raise ValueError(f"A file of the run is damaged. {_WAY_OUT} Received: {path}")
 
 
-def write_settings(settings, lines, directory, files):
+def write_settings(settings, sha256, directory, files):
     """Writes settings and digests: from now on there is a run to resume.
 
     Args:
         settings: Dictionary.
-        lines: List of strings, the corpus.
+        sha256: string. The digest of the corpus.
         directory: Path of the run's directory.
         files: Names of files in it that do not change.
     """
     directory = pathlib.Path(directory)
     value = {
         "settings": settings,
-        "corpus_sha256": digest(lines),
+        "corpus_sha256": sha256,
         "files_sha256": {name: atomic.sha256(directory / name) for name in files},
     }
     _write(directory / NAME, value)
