@@ -115,8 +115,9 @@ class ProcessTest(unittest.TestCase):
         errors = self.run_on_a_full_disk("pretrain", *flags, room=300_000)
         step = run / "checkpoints" / "step-000000002-epoch-00001"
         self.assertEqual(errors, f"keras-switch pretrain: {step}: File too large\n")
-        names = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
-        self.assertEqual(names, ["checkpoints", "config.json", "vocabulary.model"])
+        self.assertEqual(list((run / "checkpoints").iterdir()), [])
+        for name in ("config.json", "vocabulary.model"):
+            self.assertTrue((run / name).is_file(), name)
 
     def test_ctrl_c_while_it_imports_just_stops(self):
         process = subprocess.Popen(
