@@ -29,6 +29,7 @@ class Numbers:
     """Examples that say their own number."""
 
     batch_size, inputs_length, targets_length, pad_id, examples_per_epoch = 4, 1, 1, 0, 100
+    is_numbered = False
 
     def __init__(self, name):
         self.name = name
@@ -85,6 +86,11 @@ class MixtureTest(unittest.TestCase):
             self.assertTrue((counts >= 1).all())
             shares = np.maximum(np.array(rates) / sum(rates), 1 / mixture.PERIOD)
             np.testing.assert_allclose(counts / mixture.PERIOD, shares, atol=2.1 / mixture.PERIOD)
+
+    def test_a_batch_may_lack_a_text(self):
+        rare = Mixture([part(100, 50, batch_size=1), part(5000, 20, batch_size=1)], [1, 1])
+        firsts = [int(x["encoder_token_ids"][0, 0]) for x, *_ in rare.dataset(num_batches=6)]
+        self.assertEqual(sorted(first >= 5000 for first in firsts), [False] * 3 + [True] * 3)
 
     def test_packed_rows_are_mixed(self):
         sides = [[[number] * 5 for number in numbers] for numbers in (range(2, 9), range(50, 99))]

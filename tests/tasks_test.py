@@ -82,6 +82,11 @@ class TaskBatchesTest(parameterized.TestCase):
             for values, *halves in zip(expected, *parts, strict=True):
                 np.testing.assert_array_equal(np.concatenate(halves), values)
 
+    @parameterized.parameters(data.PrefixLM(11), data.CausalLM(11), data.SpanCorruption(12))
+    def test_no_chunks_are_no_rows(self, task):
+        shapes = [side.shape for side in make(task).examples(tf.zeros((0,), tf.int64))]
+        self.assertEqual(shapes, [(0, task.inputs_length), (0, task.targets_length)])
+
     def test_ids_are_those_of_the_tokenizer(self):
         ids = tasks.SpecialIds([9], end=2, pad=3)
         tokens = tf.constant([[10, 11, 12]])

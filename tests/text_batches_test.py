@@ -109,6 +109,10 @@ class TextCorruptionBatchesTest(parameterized.TestCase):
             for values, *both in zip(tf.nest.flatten(expected), *parts, strict=True):
                 np.testing.assert_array_equal(np.concatenate(both), values)
 
+    def test_no_rows_are_no_rows(self):
+        columns = make().examples(tf.zeros((0,), tf.int64))
+        self.assertEqual([side.shape for side in columns], [(0, 64), (0, 14)] * 2)
+
     def test_epochs_have_other_masks(self):
         batches = make([list(range(100, 160))], batch_size=1)
         one, other = collect(batches, 0, 2)

@@ -43,14 +43,17 @@ def shuffled(indices, count, seed):
         count: int.
         seed: int.
     """
+    # The operation refuses no indices at all, which a mixture has of a text that is in no row.
+    indices = tf.concat([indices, tf.zeros((1,), tf.int64)], axis=0)
     epochs = tf.cast(indices // count, tf.int32)
     fills = [tf.fill(tf.shape(indices), number) for number in (_SHUFFLE, seed)]
     # `index_shuffle` pads the wrong axis of a seed for each index.
-    return tf.raw_ops.RandomIndexShuffle(
+    places = tf.raw_ops.RandomIndexShuffle(
         index=indices % count,
         seed=tf.stack([*fills, epochs * 2 + 1], axis=1),
         max_index=tf.constant(count - 1, tf.int64),
     )
+    return places[:-1]
 
 
 def permutation(count, seed):

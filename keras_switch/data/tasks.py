@@ -88,7 +88,10 @@ class SpanCorruption:
 
     def split(self, tokens, seeds, ids):
         mask = span_corruption.noise_mask(self.plan, seeds)
-        return span_corruption.corrupt(tokens, mask, ids.sentinels, ids.end)
+        inputs, targets = span_corruption.corrupt(tokens, mask, ids.sentinels, ids.end)
+        # Of no chunks at all, too: a batch of a mixture may lack a text.
+        inputs = tf.reshape(inputs, (-1, self.inputs_length))
+        return inputs, tf.reshape(targets, (-1, self.targets_length))
 
 
 class PrefixLM:
