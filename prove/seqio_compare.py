@@ -74,7 +74,7 @@ def compare_corruption(cases):
         )
         check("Corrupted inputs", inputs, case["inputs"])
         check("Targets", targets, case["targets"])
-        plan = span_corruption.plan(len(case["inputs"]), case["density"], case["mean"])
+        plan = span_corruption.for_length(len(tokens), case["density"], case["mean"])
         num_spans = int((np.diff(mask.astype(int)) == 1).sum())
         check("Number of tokens and spans", plan, (len(tokens), mask.sum(), num_spans))
         both = [cuts(mask, False), cuts(mask, True)]
