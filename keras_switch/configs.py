@@ -11,7 +11,7 @@ SCHEDULES = ("cosine", "inverse_sqrt")
 BALANCES = ("group", "mesh")
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16")
 # The largest seed whose successor, that of the held-out text, is one too.
-_LARGEST_SEED = 2**31 - 2
+LARGEST_SEED = 2**31 - 2
 
 
 def _setting(default, summary, least=None, most=None, choices=None):
@@ -58,17 +58,40 @@ class PretrainConfig:
     )
     schedule: str = _setting("cosine", "How the learning rate falls.", choices=SCHEDULES)
     learning_rate: float = _setting(5e-2, "The highest learning rate.", 0.0)
-    warmup_steps: int = _setting(100, "Steps to get there.", 0)
+    warmup_steps: int = _setting(100, "Steps to get there; of inverse_sqrt, steps at it.", 0)
     epochs: int = _setting(20, "Epochs; more than a run has extend it.", 1)
     steps_per_epoch: int = _setting(150, "Steps between two looks at held-out text.", 1)
     validation_steps: int = _setting(8, "Batches of held-out text.", 1)
     mesh: str = _setting("", "Axes and their cores, such as batch:8. Default: one core.")
     layout: str = _setting("batch:batch,experts:batch", "Dimensions and the axes they lie on.")
-    seed: int = _setting(0, "Seed of everything random.", 0, _LARGEST_SEED)
+    seed: int = _setting(0, "Seed of everything random.", 0, LARGEST_SEED)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        self._check_together()
+
+    def _check_together(self):
+        if not self.learning_rate:
+            raise ValueError("`learning_rate` must be positive. Received: learning_rate=0")
+        if self.optimizer == "adam" and self.learning_rate > 0.03:
+            raise ValueError(
+                "`learning_rate` must be at most 0.03 with Adam, such as 0.003: its updates are "
+                "not relative to the weights' size. "
+                f"Received: learning_rate={self.learning_rate}"
+            )
+        if not self.short_epochs or self.short_inputs_length >= self.inputs_length:
+            return
+        if self.short_epochs >= self.epochs:
+            raise ValueError(
+                "`short_epochs` must be fewer than `epochs`: whole texts come after them. "
+                f"Received: short_epochs={self.short_epochs}, epochs={self.epochs}"
+            )
+        if self.batch_size % 2:
+            raise ValueError(
+                "`batch_size` must be even: after `short_epochs` half of it are short texts. "
+                f"Received: batch_size={self.batch_size}"
+            )
 
     @classmethod
     def from_file(cls, path):

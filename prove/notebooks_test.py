@@ -37,7 +37,7 @@ BATCH_SIZE, STEPS, EPOCHS = 16, 4, 2
     "pretrain_on_tpu": """
 CORPUS, RUN = "", "run"
 SIZES = dict(vocabulary_size=500, hidden_dim=16, intermediate_dim=32, num_heads=2, num_layers=2)
-EXPERTS_PER_CORE, ROWS_PER_CORE = 1, 2
+NUM_EXPERTS, BATCH_SIZE = 8, 16
 LENGTHS = dict(inputs_length=32, short_inputs_length=16)
 STEPS = dict(epochs=2, short_epochs=1, steps_per_epoch=3, validation_steps=1)
 """,

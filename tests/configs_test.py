@@ -25,6 +25,14 @@ class PretrainConfigTest(unittest.TestCase):
             ("dtype", None, "`dtype` must be one of"),
             ("corpus", 5, "`corpus` must be a string. Received: corpus=5"),
             ("seed", 2**31, "`seed` must be at most"),
+            ("learning_rate", 0.0, "`learning_rate` must be positive"),
+            ("optimizer", "adam", "`learning_rate` must be at most 0.03 with Adam"),
+            (
+                "epochs",
+                10,
+                "`short_epochs` must be fewer .*short_epochs=10, epochs=10",
+            ),
+            ("batch_size", 3, "`batch_size` must be even"),
         ):
             with self.subTest(name=name, value=value):
                 with self.assertRaisesRegex(ValueError, message):
@@ -50,7 +58,7 @@ class PretrainConfigTest(unittest.TestCase):
                     PretrainConfig.from_file(self.path)
 
     def test_flags_replace_what_a_file_says(self):
-        self.path.write_text('{"num_experts": 16, "epochs": 3}')
+        self.path.write_text('{"num_experts": 16, "epochs": 13}')
 
         def define_flags(flags):
             flags.DEFINE_string("config", "", "")
@@ -58,8 +66,8 @@ class PretrainConfigTest(unittest.TestCase):
 
         for arguments, expected in (
             ([], PretrainConfig()),
-            (["--epochs=5"], PretrainConfig(epochs=5)),
-            ([f"--config={self.path}", "--epochs=5"], PretrainConfig(num_experts=16, epochs=5)),
+            (["--epochs=15"], PretrainConfig(epochs=15)),
+            ([f"--config={self.path}", "--epochs=15"], PretrainConfig(num_experts=16, epochs=15)),
         ):
             values = command_line.define(define_flags)
             values(["keras-switch", *arguments])

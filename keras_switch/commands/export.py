@@ -2,10 +2,11 @@
 
 from keras_switch import command_line
 from keras_switch import process
+from keras_switch.commands import language_model
 
 
 def define_flags(flags):
-    flags.DEFINE_string("model", None, "Folder of a language model and its tokenizer.")
+    flags.DEFINE_string("model", None, "Folder of a language model, or of a run.")
     flags.DEFINE_string("output", None, "Folder of versions; the next free one is written.")
     flags.DEFINE_integer("max_length", 64, "The longest completion, in ids.", lower_bound=1)
 
@@ -13,10 +14,9 @@ def define_flags(flags):
 def run(values):
     with process.loading():
         from keras_switch import export
-        from keras_switch import models
 
     export.check_backend()
-    model = models.SwitchSeq2SeqLM.from_preset(values.model)
+    model = language_model.load(values.model)
     print(export.export_text_model(model, values.output, values.max_length))
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from keras_switch import command_line
+from keras_switch import configs
 from keras_switch import process
 from keras_switch.commands import language_model
 
@@ -65,15 +66,17 @@ def _default_figure(run):
 def _batches(values, settings, model):
     """Batches of the text, with the noise of the run."""
     from keras_switch import data
-    from keras_switch.data import corpus
+    from keras_switch.training import pretrain_data
 
     preprocessor = model.preprocessor
-    lines = data.read_corpus(values.text or settings.get("corpus") or None)
-    if not values.text:
-        _, lines = corpus.split_corpus(lines)
+    if values.text:
+        tokens = data.tokenize_corpus(data.read_corpus(values.text), preprocessor.tokenizer)
+    else:
+        corpus = pretrain_data.Corpus(configs.PretrainConfig(corpus=settings.get("corpus", "")))
+        _, tokens = corpus.tokens(preprocessor.tokenizer)
     names = ("noise_density", "mean_span_length")
     batches = data.SpanCorruptionBatches(
-        data.tokenize_corpus(lines, preprocessor.tokenizer),
+        tokens,
         preprocessor.tokenizer,
         values.inputs_length or min(preprocessor.encoder_sequence_length, 512),
         values.batch_size,

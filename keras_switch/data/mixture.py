@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_switch import checks
 from keras_switch.data import indexed_batches
+from keras_switch.data import randomness
 
 # Examples after which the pattern of a mixture begins again.
 PERIOD = 2**16
@@ -97,7 +98,7 @@ class Mixture(indexed_batches.IndexedBatches):
             if len(set(found)) > 1:
                 raise ValueError(f"`batches` must have the same {attribute}. Received: {found}")
         first = parts[0]
-        self.seed = checks.check_integer("seed", seed, 0)
+        self.seed = randomness.check_seed(seed)
         self.parts = parts
         self.is_numbered = first.is_numbered
         self.counts = _counts(values)

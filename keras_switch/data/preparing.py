@@ -67,7 +67,8 @@ def prepare(source, output, tokenizer, *, num_groups=256, beam_options=()):
             | "Collect" >> beam.combiners.ToList()
         )
         written | "Index" >> beam.Map(_write_index, output, proto, dtype)
-    return shards.read_index(output)
+    with tf.io.gfile.GFile(os.path.join(output, shards.INDEX)) as file:
+        return shards.index_of(file.read())
 
 
 def apache_beam():

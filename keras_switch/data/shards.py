@@ -141,13 +141,7 @@ def read_index(folder):
     folder = pathlib.Path(folder)
     path = folder / INDEX
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise KeyError(f"the format {content['format']!r}")
-        shards = tuple(Shard(**shard) for shard in content["shards"])
-        index = Index(
-            content["dtype"], content["block_length"], content["tokenizer_sha256"], shards
-        )
+        index = index_of(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"`folder` must be a folder of this machine that `keras-switch prepare` has completed; "
@@ -158,9 +152,18 @@ def read_index(folder):
             f"{path} must be an index that `keras-switch prepare` wrote ({error}). Prepare the "
             f"text again. Received: folder={str(folder)!r}"
         ) from None
-    for shard in shards:
+    for shard in index.shards:
         check_size(folder / shard.file, shard)
     return index
+
+
+def index_of(text):
+    """The `Index` that the text of an index file has."""
+    content = json.loads(text)
+    if content["format"] != _FORMAT:
+        raise KeyError(f"the format {content['format']!r}")
+    shards = tuple(Shard(**shard) for shard in content["shards"])
+    return Index(content["dtype"], content["block_length"], content["tokenizer_sha256"], shards)
 
 
 def check_size(path, shard):

@@ -90,8 +90,11 @@ _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 
 
 def address(name):
-    """The folder of a trained model that comes with the package; any other name as it is."""
-    return str(_FOLDER / name) if name in PRETRAINED else name
+    """The folder of a trained model that comes with the package; any other name as it is.
+
+    A folder of that name in the working directory is meant first.
+    """
+    return str(_FOLDER / name) if name in PRETRAINED and not os.path.isdir(name) else name
 
 
 def preset(name):

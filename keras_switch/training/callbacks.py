@@ -229,8 +229,10 @@ class StopOnInterrupt(keras.callbacks.Callback):
             self._handler = signal.signal(signal.SIGINT, self._press)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
         self._release()
+        if self._pressed and kind is None:  # While `fit` was ending: everything is saved.
+            raise KeyboardInterrupt
 
     def on_train_begin(self, logs=None):
         check_steps(self)

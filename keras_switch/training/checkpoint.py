@@ -128,6 +128,8 @@ class Checkpoint(keras.callbacks.Callback):
             self._late_metrics = values
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._writing is not None and self._writing.done():
+            self.wait()  # An error of the thread stops training at once.
         if self._late_metrics:
             self._add_late_metrics()
         epoch_step = self._steps_before + finished_steps(batch, self.params["steps"])

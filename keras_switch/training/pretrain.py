@@ -6,6 +6,7 @@ import pathlib
 import keras
 
 from keras_switch import atomic
+from keras_switch.configs import PretrainConfig
 from keras_switch.data.shuffled_inputs import shuffle_inputs
 from keras_switch.models import SwitchSeq2SeqLMPreprocessor
 from keras_switch.models import SwitchTokenizer
@@ -18,7 +19,15 @@ from keras_switch.training.validation import ShowFillings
 
 VOCABULARY = "vocabulary.model"
 # What a run may be resumed with that it did not begin with.
-GROWING, FREE = ("epochs",), ("mesh", "layout")
+GROWING = ("epochs",)
+FREE = (
+    "mesh",
+    "layout",
+    "learning_rate",
+    "warmup_steps",
+    "balance_loss_weight",
+    "router_z_loss_weight",
+)
 
 
 def pretrain(config, output_dir, restart=False, fillings_every=5, **options):
@@ -29,7 +38,7 @@ def pretrain(config, output_dir, restart=False, fillings_every=5, **options):
 
     More epochs than an earlier run had extend it: from its last step on the learning rate is that
     which a run of so many epochs has at that step, so it first rises again. It may go on on another
-    mesh.
+    mesh, with another learning rate, or with other weights of the routers' losses.
 
     Args:
         config: `PretrainConfig`.
@@ -59,7 +68,9 @@ def pretrain(config, output_dir, restart=False, fillings_every=5, **options):
 
 def _pretrain(config, output_dir, fillings_every, options):
     settings = dataclasses.asdict(config)
-    before = run_directory.check_settings(settings, output_dir, growing=GROWING, free=FREE)
+    before = run_directory.check_settings(
+        settings, output_dir, GROWING, FREE, dataclasses.asdict(PretrainConfig())
+    )
     mesh = pretrain_model.connect(config)
     corpus = pretrain_data.Corpus(config)
     if before:
@@ -86,7 +97,7 @@ def _pretrain(config, output_dir, fillings_every, options):
         tokenizer, longest.inputs_length, longest.targets_length
     )
     questions = corpus.questions(tokenizer)
-    fillings = ShowFillings(questions, preprocessor, fillings_every, mesh)
+    fillings = ShowFillings(questions, preprocessor, config.epochs, fillings_every, mesh)
     pretrain_fit.fit(config, model, stages, output_dir, fillings, **options)
     for stage in stages:
         print(held_out_line(config, model, stage))

@@ -1,10 +1,12 @@
 """The text of a pre-training run: its tokenizer, and batches to train on and to validate with."""
 
+import dataclasses
 import os
 import time
 import typing
 
 from keras_switch import data
+from keras_switch.configs import LARGEST_SEED
 from keras_switch.data import corpus as corpus_module
 from keras_switch.data import shards
 from keras_switch.data.two_lengths import TwoLengths
@@ -123,20 +125,15 @@ def has_short_texts(config):
 
 def _stage(config, tokenizer, tokens, inputs_length, first_epoch):
     """A stage whose batches have about as many tokens as those of the full length."""
-    rows = config.batch_size
-    if first_epoch and rows % 2:
-        raise ValueError(
-            "`batch_size` must be even: half of the rows are short texts, after `short_epochs`. "
-            f"Received: batch_size={rows}"
-        )
-    texts_per_row = config.inputs_length // inputs_length
-    train, held_out = _batches(config, tokenizer, tokens, inputs_length, rows * texts_per_row)
+    rows = config.batch_size * (config.inputs_length // inputs_length)
+    train, held_out = _batches(config, tokenizer, tokens, inputs_length, rows)
     if first_epoch:
-        short = config.short_inputs_length
-        texts = rows // 2 * (inputs_length // short)
+        short, half = config.short_inputs_length, rows // 2
+        # With a seed of their own, or they would be the texts of the first epochs once more.
+        other = dataclasses.replace(config, seed=(config.seed + 2) % LARGEST_SEED)
         train = TwoLengths(
-            _batches(config, tokenizer, tokens, inputs_length, rows // 2)[0],
-            _batches(config, tokenizer, tokens, short, texts)[0],
+            _batches(config, tokenizer, tokens, inputs_length, half)[0],
+            _batches(other, tokenizer, tokens, short, half * (inputs_length // short))[0],
         )
     return Stage(first_epoch, first_epoch * config.steps_per_epoch, train, held_out)
 

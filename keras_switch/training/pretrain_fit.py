@@ -1,5 +1,7 @@
 """The training of a pre-training run, which goes on from its newest checkpoint."""
 
+import contextlib
+
 import keras
 
 from keras_switch.training import callbacks
@@ -48,23 +50,37 @@ def fit(
     )
     # The trainer of the JAX backend has no place for the metrics of layers.
     routing = [callbacks.RoutingMetrics()] if keras.config.backend() == "jax" else []
-    after = _files(config, output_dir, checkpoint, recorder)
-    if tensorboard:
-        after.append(run_files.TensorBoard(output_dir / "tensorboard"))
-    for stage, following in zip(stages, [*stages[1:], None], strict=True):
-        bar = callbacks.ProgressBar(
-            stage.train.tokens_per_batch, config.epochs, config.steps_per_epoch, guard
-        )
-        shuffled = ShuffledValidation(validation(config, stage), NATS)
-        calls = [*routing, guard, shuffled, recorder, checkpoint, *after, bar, fillings]
-        end = following.first_epoch if following else config.epochs
-        while state.epoch < end:
-            _fit_epochs(config, model, stage, end, checkpoint, calls)
+    before = [*routing, guard, recorder]
+    files = _files(config, output_dir, checkpoint, recorder)
+    after = [*files, run_files.TensorBoard(output_dir / "tensorboard")] if tensorboard else files
+    try:
+        _fit_stages(config, model, stages, before, checkpoint, [*after, fillings], guard)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            checkpoint.wait()
+        raise
+    for file in files:
+        file.write()  # A run may have been killed between its last checkpoint and these.
     nats = state.history[NATS]
     print(
         f"Nats per token: {nats[0]:.2f} in the first epoch, {nats[-1]:.2f} in the last. "
         f"Figures: {output_dir / 'figures'}."
     )
+
+
+def _fit_stages(config, model, stages, before, checkpoint, after, guard):
+    """Trains what is left of each stage."""
+    state = checkpoint.state
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        bar = callbacks.ProgressBar(
+            stage.train.tokens_per_batch, config.epochs, config.steps_per_epoch, guard
+        )
+        shuffled = ShuffledValidation(validation(config, stage), NATS)
+        *files, fillings = after
+        calls = [*before, shuffled, checkpoint, *files, bar, fillings]
+        end = following.first_epoch if following else config.epochs
+        while state.epoch < end:
+            _fit_epochs(config, model, stage, end, checkpoint, calls)
 
 
 def _fit_epochs(config, model, stage, end, checkpoint, calls):

@@ -59,7 +59,7 @@ def _acquire(path):
         os.close(handle)  # Whoever held it has just removed it.
 
 
-def check_settings(settings, directory, growing=(), free=()):
+def check_settings(settings, directory, growing=(), free=(), defaults=None):
     """Refuses to resume a run that was started with other settings.
 
     Args:
@@ -67,6 +67,7 @@ def check_settings(settings, directory, growing=(), free=()):
         directory: Path of the run's directory.
         growing: Names of settings that may be larger than they were.
         free: Names of settings that may be others than they were.
+        defaults: Dictionary of the settings that a run has which began before there were such.
 
     Returns:
         Dictionary of the settings of the run to resume; `None` if there is none.
@@ -77,7 +78,7 @@ def check_settings(settings, directory, growing=(), free=()):
     theirs = _read(directory)
     if theirs is None:
         return None
-    theirs = theirs["settings"]
+    theirs = {**(defaults or {}), **theirs["settings"]}
     may_differ = {x for x in growing if isinstance(theirs.get(x), int) and settings[x] > theirs[x]}
     may_differ.update(free)
     differ = [x for x in settings if x not in may_differ and settings[x] != theirs.get(x)]

@@ -38,20 +38,22 @@ class ShowFillings(keras.callbacks.Callback):
     Args:
         questions: List of `keras_switch.data.corpus.Question`.
         preprocessor: `SwitchSeq2SeqLMPreprocessor`.
-        every: int. Epochs between two tables; 0 for none. The last epoch has one, too.
+        epochs: int. Epochs of the whole run. The last one has a table, too.
+        every: int. Epochs between two tables; 0 for none.
         mesh: `keras_switch.tpu.Mesh` of the model, if it has one.
     """
 
-    def __init__(self, questions, preprocessor, every=5, mesh=None):
+    def __init__(self, questions, preprocessor, epochs, every=5, mesh=None):
         super().__init__()
         self.questions = questions
         self.preprocessor = preprocessor
+        self.epochs = epochs
         self.every = every
         self.mesh = mesh
 
     def on_epoch_end(self, epoch, logs=None):
         done = epoch + 1
-        if self.every and (done % self.every == 0 or done == self.params["epochs"]):
+        if self.every and (done % self.every == 0 or done == self.epochs):
             model = self.mesh.whole(self.model) if self.mesh else self.model
             print(fillings_table(model, self.preprocessor, self.questions))
 
@@ -67,6 +69,6 @@ def fillings_table(model, preprocessor, questions):
     for question, result in zip(questions, results, strict=True):
         lines.append(f"  {question.text}")
         for number, (answer, found) in enumerate(zip(question.answers, result, strict=True)):
-            likely = ", ".join(f"{text} {share:.0%}" for text, share in found)
+            likely = ", ".join(f"{text} {share:.1%}" for text, share in found)
             lines.append(f"    <extra_id_{number}> was {answer!r}; the model: {likely}")
     return "\n".join(lines)
