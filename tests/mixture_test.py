@@ -155,7 +155,7 @@ class MixtureTest(unittest.TestCase):
         ):
             with self.assertRaisesRegex(ValueError, message):
                 Mixture(batches, rates)
-        with self.assertRaisesRegex(ValueError, "`seed` must be an integer of at least 0"):
+        with self.assertRaisesRegex(ValueError, "`seed` must be an integer from 0"):
             Mixture([a], [1], seed=-1)
 
 
