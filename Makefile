@@ -50,7 +50,8 @@ JAX_TESTS := $(sort $(wildcard \
 	tests/fit_logs_test.py \
 	tests/fill_blanks_test.py \
 	tests/float16_test.py \
-	tests/generate*_test.py \
+	tests/generate_inputs_test.py \
+	tests/generate_test.py \
 	tests/grouped_matmul_test.py \
 	tests/guard_test.py \
 	tests/huggingface_tokenizer_test.py \
