@@ -27,6 +27,7 @@ from keras_switch.commands import pretrain as pretrain_command
 from keras_switch.commands import rehearse
 from keras_switch.training import pretrain
 
+MODEL = unittest.mock.Mock()
 # What pip makes of the entry point.
 SCRIPT = "from keras_switch.cli import main\nmain()\n"
 
@@ -360,7 +361,7 @@ class CommandLineTest(unittest.TestCase):
     def pretrain(self, directory, exported=None):
         """Runs `pretrain` whose parts are mocks; returns their calls, and what is printed."""
         calls, output = unittest.mock.Mock(), io.StringIO()
-        calls.pretrain.return_value = "model"
+        calls.pretrain.return_value = MODEL
         calls.export_pretrained.side_effect = lambda model, folder, path: path / "1"
         values = command_line.define(pretrain_command.define_flags)
         values(["keras-switch", f"--output_dir={directory}"])
@@ -383,7 +384,7 @@ class CommandLineTest(unittest.TestCase):
             names = [call[0] for call in calls.method_calls]
             self.assertEqual(names, ["highest_float32", "pretrain", "export_pretrained", "ask"])
             path = directory / "saved_model"
-            calls.export_pretrained.assert_called_with("model", directory / "model", path)
+            calls.export_pretrained.assert_called_with(MODEL, directory / "model", path)
             calls.ask.assert_called_with(path / "1", "question")
             self.assertIn(f"Exported {path / '1'}", output)
 

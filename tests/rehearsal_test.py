@@ -155,7 +155,8 @@ class ClassesTest(unittest.TestCase):
         with unittest.mock.patch.object(importlib, "import_module") as imported:
             run.import_classes([{"optimizer": optimizer, "loss": "mse"}])
         names = {call.args[0] for call in imported.call_args_list}
-        self.assertEqual(names, {"keras_switch.training.adafactor"})
+        modules = {f"keras_switch.training.{name}" for name in ("adafactor", "schedules")}
+        self.assertEqual(names, modules)
 
     def test_a_class_that_cannot_be_had_is_explained(self):
         request = {
