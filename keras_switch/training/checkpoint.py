@@ -128,14 +128,14 @@ class Checkpoint(keras.callbacks.Callback):
             self._late_metrics = values
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._writing is not None and self._writing.done():
-            self.wait()  # An error of the thread stops training at once.
         if self._late_metrics:
             self._add_late_metrics()
         epoch_step = self._steps_before + finished_steps(batch, self.params["steps"])
         before = self.state.step
         self.state.step += epoch_step - self.state.epoch_step
         self.state.epoch_step = epoch_step
+        if self._writing is not None and self._writing.done():
+            self.wait()  # An error of the thread stops training at once.
         if self.every != "epoch" and self.state.step // self.every > before // self.every:
             self._due = True
         # What falls on the last step of an epoch waits for its validation and its logs.
