@@ -56,6 +56,7 @@ def fit(
     try:
         _fit_stages(config, model, stages, before, checkpoint, [*after, fillings], guard)
     except BaseException:
+        # What stopped training is told, and not what the thread may have met besides.
         with contextlib.suppress(Exception):
             checkpoint.wait()
         raise
@@ -76,8 +77,7 @@ def _fit_stages(config, model, stages, before, checkpoint, after, guard):
             stage.train.tokens_per_batch, config.epochs, config.steps_per_epoch, guard
         )
         shuffled = ShuffledValidation(validation(config, stage), NATS)
-        *files, fillings = after
-        calls = [*before, shuffled, checkpoint, *files, bar, fillings]
+        calls = [*before, shuffled, checkpoint, bar, *after]
         end = following.first_epoch if following else config.epochs
         while state.epoch < end:
             _fit_epochs(config, model, stage, end, checkpoint, calls)
